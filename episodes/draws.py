@@ -1,0 +1,127 @@
+"""The only random index maths: distinct draws, and how many queries each class gets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+__all__ = ["dirichlet_shares", "distinct_indices", "pooled_counts", "proportional_counts"]
+
+
+def distinct_indices(counts: Tensor, sizes: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Draw a uniformly random subset of ``range(size)`` for each row, by Floyd's algorithm.
+
+    For i = 0, 1, … let j = size - count + i and draw t uniformly from [0, j]; take t, or j if t is taken already.
+    The cost is that of the subset, not of the set: nothing of length ``size`` is made or sorted.
+
+    Parameters
+    ----------
+    counts : Tensor (...), int64
+        Size of each subset, at most ``sizes``.
+    sizes : Tensor (...), int64
+        Size of each set.
+    generator : torch.Generator
+        Where the coins come from; the result is on its device.
+
+    Returns
+    -------
+    Tensor (..., largest count), int64
+        Distinct values in [0, size), in no useful order; -1 in the slots past ``count``.
+
+    Source
+    ------
+    Bentley and Floyd, "Programming pearls: a sample of brilliance", CACM 30(9), 1987.
+    """
+    width = int(counts.max())
+    slot = torch.arange(width, device=counts.device).view(-1, *[1] * counts.dim())
+    top = sizes - counts + slot
+    coins = torch.rand(top.shape, dtype=torch.float64, generator=generator, device=counts.device)
+    taken = (coins * (top + 1)).long()
+    for i in range(1, width):
+        is_taken = (taken[:i] == taken[i]).any(0)
+        taken[i] = torch.where(is_taken, top[i], taken[i])
+    return taken.masked_fill_(slot >= counts, -1).movedim(0, -1).contiguous()
+
+
+def pooled_counts(total: int, sizes: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Draw how many of ``total`` items, taken without replacement from the pooled ways, fall on each way.
+
+    Parameters
+    ----------
+    total : int
+        At most the sum of ``sizes``.
+    sizes : Tensor (n_episodes, n_way), int64
+        Items of each way.
+
+    Returns
+    -------
+    Tensor (n_episodes, n_way), int64
+        Multivariate hypergeometric: in [0, sizes], sums to ``total``.
+    """
+    ends = sizes.cumsum(-1)
+    items = distinct_indices(torch.full_like(ends[:, -1], total), ends[:, -1], generator=generator)
+    way = torch.searchsorted(ends, items, right=True)
+    return torch.zeros_like(sizes).scatter_add_(-1, way, torch.ones_like(way))
+
+
+def dirichlet_shares(concentration: Tensor, *, generator: torch.Generator) -> Tensor:
+    """Draw class shares from a Dirichlet distribution.
+
+    Parameters
+    ----------
+    concentration : Tensor (..., n_way), float64
+        Positive parameters; 0 gives the way no share.
+
+    Returns
+    -------
+    Tensor (..., n_way), float64
+        Non-negative, sums to 1.
+    """
+    # torch.distributions takes no generator; this is the function that it calls itself.
+    gammas = torch._standard_gamma(concentration.clamp(min=1e-12), generator=generator)
+    gammas = torch.where(concentration > 0, gammas.clamp(min=torch.finfo(gammas.dtype).tiny), 0.0)
+    return gammas / gammas.sum(-1, keepdim=True)
+
+
+def proportional_counts(shares: Tensor, total: int, limits: Tensor) -> Tensor:
+    """Turn shares into whole counts that sum to ``total`` and never exceed what a class has.
+
+    What a full class cannot take goes to the others in proportion to their shares (water filling: count_k =
+    min(limit_k, level · share_k)); the fractions are then rounded by largest remainder.
+
+    Parameters
+    ----------
+    shares : Tensor (..., n_way), float64
+        Non-negative, not all zero.
+    total : int
+        Sum of the counts; at most the sum of the limits of the ways with a positive share.
+    limits : Tensor (..., n_way), int64
+        Most that each way can give.
+
+    Returns
+    -------
+    Tensor (..., n_way), int64
+        In [0, limits], sums to ``total``; 0 where the share is 0.
+
+    Examples
+    --------
+    >>> proportional_counts(torch.tensor([0.5, 0.3, 0.2]).double(), 10, torch.tensor([4, 9, 9])).tolist()
+    [4, 4, 2]
+    """
+    limits = torch.where(shares > 0, limits, 0)
+    full_level = torch.where(shares > 0, limits / shares, torch.inf)
+    full_level, order = full_level.sort(-1)
+    shares_in_order, limits_in_order = shares.gather(-1, order), limits.gather(-1, order)
+    filled_before = limits_in_order.cumsum(-1) - limits_in_order
+    share_left = shares_in_order.flip(-1).cumsum(-1).flip(-1)
+    level = (total - filled_before) / share_left
+    # The level is right when the next class in order does not overflow at it; past the last one all are full.
+    is_right = level <= full_level
+    first = torch.where(is_right.any(-1, keepdim=True), is_right.long().argmax(-1, keepdim=True), 0)
+    level = torch.where(is_right.any(-1, keepdim=True), level.gather(-1, first), torch.inf)
+    ideal = torch.minimum(torch.where(shares > 0, level * shares, 0.0), limits.to(shares.dtype))
+    floor = ideal.floor()
+    remainder = torch.where(floor < limits, ideal - floor, -1.0)
+    rank = remainder.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
+    missing = total - floor.sum(-1, keepdim=True)
+    return floor.long() + (rank < missing).long()
