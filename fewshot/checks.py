@@ -8,7 +8,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-__all__ = ["check_choice", "check_finite", "check_positive"]
+__all__ = ["check_choice", "check_finite", "check_non_negative", "check_positive"]
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> str:
@@ -65,4 +65,17 @@ def check_positive(what: str, value: float) -> float:
     """
     if not value > 0:
         raise ValueError(f"{what} must be positive, got {value}")
+    return value
+
+
+def check_non_negative(what: str, value: float) -> float:
+    """Return ``value`` if it is not negative.
+
+    Raises
+    ------
+    ValueError
+        Otherwise.
+    """
+    if not value >= 0:
+        raise ValueError(f"{what} must not be negative, got {value}")
     return value

@@ -1,7 +1,8 @@
 """Tensors and metadata to disk and back: safetensors, atomic, versioned, never pickle.
 
-A file holds its tensors and one line of JSON under the metadata key ``fewshot``: its kind ("features", a method's name, ...), the format version,
-and what the writer had to say. One key, since safetensors orders several at random: equal contents give equal bytes.
+A file holds its tensors and, under the one metadata key ``fewshot``, a line of JSON: its kind ("features", a method's
+name, ...), the format version and what the writer had to say. One key, since safetensors stores several in random
+order: equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, 
             metadata = _read_header(f"{path}", file.metadata() or {}, kind)
             return {name: file.get_tensor(name) for name in file.keys()}, metadata  # noqa: SIM118 (not a dict)
     except SafetensorError as error:
-        raise ValueError(f"{path}: expected a safetensors file, got something else or a part of one ({error})") from error
+        raise ValueError(
+            f"{path}: expected a safetensors file, got something else or a part of one ({error})"
+        ) from error
 
 
 def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
@@ -123,7 +126,8 @@ def _read_header(path: str, stored: Mapping[str, str], kind: str) -> dict[str, o
     header = json.loads(stored[_HEADER])
     if header["format_version"] != FORMAT_VERSION:
         raise ValueError(
-            f"{path}: expected format version {FORMAT_VERSION}, got {header['format_version']}: upgrade fewshot to read it"
+            f"{path}: expected format version {FORMAT_VERSION}, got {header['format_version']}: "
+            "upgrade fewshot to read it"
         )
     if header["kind"] != kind:
         raise ValueError(f"{path}: expected {kind!r}, got {header['kind']!r}: pass a file saved as {kind!r}")

@@ -7,7 +7,6 @@ import reprlib
 from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from numbers import Integral
 from typing import TypeAlias
 
 import numpy as np
@@ -44,7 +43,8 @@ class FeatureSet:
     TypeError
         If a field is not of its type.
     ValueError
-        If shapes do not match, a feature is not finite, a label is out of range, or a class has no rows or no name of its own.
+        If shapes do not match, a feature is not finite, a label is out of range, or a class has no rows or no name of
+        its own.
 
     Examples
     --------
@@ -99,7 +99,8 @@ class FeatureSet:
         TypeError
             If the features are not numbers, or the labels do not sort.
         ValueError
-            If labels are missing (None or NaN), are not a vector, or are not among ``class_names``; if rows differ in length.
+            If labels are missing (None or NaN), are not a vector, or are not among ``class_names``; if rows differ in
+            length.
 
         Examples
         --------
@@ -107,12 +108,8 @@ class FeatureSet:
         >>> pool.class_names, pool.labels.tolist()
         (('crow', 'wren'), [1, 0, 1])
         """
-        values = _label_values(labels)
-        if class_names is not None and all(isinstance(value, Integral) for value in values):
-            class_ids, names = values, [str(name) for name in class_names]
-        else:
-            class_ids, names = _number_classes(values, class_names)
-        return cls(_feature_tensor(features), torch.tensor(class_ids, dtype=torch.int64), tuple(names), source or {})
+        class_ids, names = _number_classes(_label_values(labels), class_names)
+        return cls(_feature_tensor(features), torch.tensor(class_ids, dtype=torch.int64), names, source or {})
 
     @property
     def n_classes(self) -> int:
@@ -141,7 +138,9 @@ class FeatureSet:
         names = tuple(self.class_names[class_id] for class_id in ids)
         return replace(self, features=self.features[keep], labels=labels[keep], class_names=names)
 
-    def select_rows(self, mask_or_index: Tensor | npt.NDArray[np.generic] | Sequence[int] | Sequence[bool]) -> FeatureSet:
+    def select_rows(
+        self, mask_or_index: Tensor | npt.NDArray[np.generic] | Sequence[int] | Sequence[bool]
+    ) -> FeatureSet:
         """Keep some rows, by a boolean mask (n,) or by integer positions; classes left without rows are dropped.
 
         Raises
@@ -176,9 +175,7 @@ def _checked_features(features: Tensor) -> Tensor:
     if not isinstance(features, Tensor) or features.is_complex():
         raise TypeError(f"features must be a tensor of real numbers, got {_kind(features)}")
     if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(
-            f"features must have shape (n, n_features), at least one of each, got {tuple(features.shape)}"
-        )
+        raise ValueError(f"features must have shape (n, n_features), at least one of each, got {tuple(features.shape)}")
     return check_finite("features", features if features.is_floating_point() else features.float())
 
 
@@ -187,7 +184,9 @@ def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
         raise TypeError(f"class_names must be a sequence of strings, got {reprlib.repr(class_names)}")
     repeated = [name for name, count in Counter(class_names).items() if count > 1]
     if repeated:
-        raise ValueError(f"class_names must be distinct, but {repeated[0]!r} comes {class_names.count(repeated[0])} times")
+        raise ValueError(
+            f"class_names must be distinct, but {repeated[0]!r} comes {class_names.count(repeated[0])} times"
+        )
     return tuple(class_names)
 
 
@@ -196,6 +195,7 @@ def _checked_labels(labels: Tensor, n: int, class_names: tuple[str, ...]) -> Ten
         raise TypeError(f"labels must be a tensor of integers, got {_kind(labels)}")
     if labels.shape != (n,):
         raise ValueError(f"labels must have shape ({n},), one label per row of features, got {tuple(labels.shape)}")
+    labels = labels.long()
     lowest, highest = int(labels.min()), int(labels.max())
     if lowest < 0 or highest >= len(class_names):
         raise ValueError(f"labels must lie in [0, {len(class_names)}), one class name each, got {lowest} to {highest}")
@@ -203,7 +203,7 @@ def _checked_labels(labels: Tensor, n: int, class_names: tuple[str, ...]) -> Ten
     if 0 in counts:
         empty = counts.index(0)
         raise ValueError(f"class {empty} ({class_names[empty]!r}) has no rows: add some, or leave the class out")
-    return labels.long()
+    return labels
 
 
 def _feature_tensor(features: ArrayLike) -> Tensor:
@@ -235,14 +235,18 @@ def _label_values(labels: LabelsLike) -> list[Hashable]:
     return values
 
 
-def _number_classes(values: list[Hashable], class_names: Sequence[str] | None) -> tuple[list[int], list[str]]:
+def _number_classes(values: list[Hashable], class_names: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
     """Return each label's class id, and the class names: those given, else of the distinct labels in sorted order."""
     classes = _sorted_classes(values) if class_names is None else list(class_names)
+    names = tuple(str(label) for label in classes)
+    positions = [int(value) for value in values if isinstance(value, (int, np.integer))]
+    if class_names is not None and len(positions) == len(values):
+        return positions, names
     class_ids = {label: class_id for class_id, label in enumerate(classes)}
     unknown = next((value for value in values if value not in class_ids), None)
     if unknown is not None:
         raise ValueError(f"label {unknown!r} is not one of the {len(classes)} class_names")
-    return [class_ids[value] for value in values], [str(label) for label in classes]
+    return [class_ids[value] for value in values], names
 
 
 def _sorted_classes(values: list[Hashable]) -> list[Hashable]:
@@ -254,13 +258,15 @@ def _sorted_classes(values: list[Hashable]) -> list[Hashable]:
 
 def _row_index(mask_or_index: Tensor | npt.NDArray[np.generic] | Sequence[int], n: int) -> Tensor:
     """Return integer positions, or a mask of length ``n``."""
-    rows = torch.as_tensor(mask_or_index)
+    rows = mask_or_index if isinstance(mask_or_index, Tensor) else torch.tensor(mask_or_index)
     if rows.dtype == torch.bool:
         if rows.shape != (n,):
             raise ValueError(f"a mask of rows must have shape ({n},), got {tuple(rows.shape)}")
         return rows
     if not _is_integer(rows) or rows.ndim != 1:
-        raise TypeError(f"rows must be a vector of booleans or integers, got {_kind(rows)} of shape {tuple(rows.shape)}")
+        raise TypeError(
+            f"rows must be a vector of booleans or integers, got {_kind(rows)} of shape {tuple(rows.shape)}"
+        )
     return rows.long()  # a uint8 vector would be read as a mask
 
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+import reprlib
+import zlib
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -24,14 +28,18 @@ if TYPE_CHECKING:
 
 __all__ = ["load_features"]
 
+T = TypeVar("T")
+_PICKLES = (".pkl", ".pickle", ".plk")
+_REFUSED = "got pickled objects, which can run code when opened, or a damaged file: save them again as plain arrays"
+
 
 class _Contents(NamedTuple):
-    """What a file says of itself; ``splits`` names the split of each row."""
+    """What a file says of itself; ``splits`` holds a mask of rows by name."""
 
     features: Tensor | npt.NDArray[np.generic]
     labels: LabelsLike | None = None
     class_names: Sequence[str] | None = None
-    splits: npt.NDArray[np.generic] | None = None
+    splits: Mapping[str, npt.NDArray[np.bool_]] | None = None
     source: Mapping[str, object] | None = None
 
 
@@ -44,26 +52,33 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
         ``digits`` (scikit-learn's, 1797 rows of 64 pixels / 16), or a file:
 
         - ``.safetensors``: written by `FeatureSet.save`.
-        - ``.npz``: arrays ``features`` and ``labels``; ``class_names`` if labels are positions in it. With arrays ``split`` (n,) and
-          ``split_names``, ``file.npz:test`` keeps the rows of the split called test; classes without rows there are dropped.
-        - ``.npy``: features only; labels come from ``labels``, or from ``x_labels.npy`` or ``x.labels.npy`` beside ``x.npy``.
-        - ``.csv``, ``.parquet``, ``.pq``: a column ``embedding`` or ``features``, or the only one that holds lists (in CSV written
-          ``[0.1, 0.2]``), or numeric columns ``f0``, ``f1``, ...; and a column ``label``, ``class_name`` or ``class``. Needs pandas.
-        - ``.pt``, ``.pth``: a dict with ``features``, ``labels`` and perhaps ``class_names``, or a pair (features, labels), of tensors.
+        - ``.npz``: arrays ``features`` and ``labels``; ``class_names`` if labels are positions in it. With arrays
+          ``split`` (n,) and ``split_names``, ``file.npz:test`` keeps the rows of the split called test, and the classes
+          that have some.
+        - ``.npy``: features only; the labels of ``x.npy`` come from ``labels``, or ``x_labels.npy`` or ``x.labels.npy``
+          beside it.
+        - ``.csv``, ``.parquet``, ``.pq``: a column ``embedding`` or ``features``, or the only one that holds lists (in
+          CSV written ``[0.1, 0.2]``), or numeric columns ``f0``, ``f1``, ...; and a column ``label``, ``class_name`` or
+          ``class``. Needs pandas.
+        - ``.pt``, ``.pth``: a dict with ``features``, ``labels`` and perhaps ``class_names``, or a pair (features,
+          labels), of tensors.
     labels
-        A file of labels to use in place of the file's own: ``.npy`` (n,), ``.txt`` (one a line), or ``.csv`` (a column named as above).
+        A file of labels to use in place of the file's own: ``.npy`` (n,), ``.txt`` (one a line), or ``.csv`` (a column
+        named as above).
 
     Returns
     -------
     FeatureSet
-        On the CPU. Half and bfloat16 are widened to float32, in which the algorithms work; text is read as float32; float64 is kept.
+        On the CPU. Half and bfloat16 are widened to float32, in which the algorithms work; text is read as float32;
+        float64 is kept.
 
     Raises
     ------
     FileNotFoundError
         If there is no such file.
     ValueError
-        If the name or suffix is unknown, the file is or contains a pickle, there are no labels, or the contents do not make a pool.
+        If the name or suffix is unknown, the file is or contains a pickle, there are no labels, or the contents do not
+        make a pool.
     ImportError
         If a table is asked for and pandas is not installed.
 
@@ -71,19 +86,231 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
     --------
     >>> load_features("digits")
     FeatureSet(1797 x 64 torch.float32, 10 classes)
-    >>> load_features("digit")
-    Traceback (most recent call last):
-    ...
-    ValueError: unknown features 'digit': did you mean 'digits'? Known: .csv, .npy, .npz, .parquet, .pq, .pt, .pth, .safetensors, digits
     """
     name = os.fspath(path_or_name)
-    if name in _BUNDLED:
-        return _BUNDLED[name]()
     path, split = _parse(name)
-    contents = _read(path, _READERS, "features")
+    contents = _BUNDLED[name]() if name in _BUNDLED else _read("features", path, _READERS, _BUNDLED)
+    files = [name]
     if labels is not None:
-        contents = contents._replace(labels=_read(Path(labels), _LABEL_READERS, "labels"), class_names=None)
+        contents = contents._replace(labels=_read("labels", Path(labels), _LABEL_READERS), class_names=None)
+        files.append(os.fspath(labels))
+    with _naming(path):
+        return _select_split(_pool(contents, files), contents.splits, split)
+
+
+def _parse(name: str) -> tuple[Path, str | None]:
+    """Return path and split of ``PATH:SPLIT``; a colon counts only after a suffix that is known."""
+    head, _, tail = name.rpartition(":")
+    if Path(head).suffix.lower() in _READERS and Path(name).suffix.lower() not in _READERS:
+        return Path(head), tail
+    return Path(name), None
+
+
+def _read(what: str, path: Path, readers: Mapping[str, Callable[[Path], T]], names: Collection[str] = ()) -> T:
+    """Read a file by the reader of its suffix; ``names`` are known besides."""
+    suffix = path.suffix.lower()
+    if suffix in _PICKLES:
+        raise ValueError(f"{path} is a pickle, which can run code when opened: convert it to .npz where it was made")
+    reader = readers.get(suffix) or readers[check_choice(what, suffix or str(path), [*readers, *names])]
+    if not path.is_file():
+        raise FileNotFoundError(f"no such file: {path}")
+    with _naming(path):
+        return reader(path)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file's contents into a ValueError of one line that names the file."""
     try:
-        return _select(_pool(path, contents), contents.splits, split)
+        yield
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{path}: {error}") from error
+        text = " ".join(str(error).split())
+        raise ValueError(text if text.startswith(f"{path}: ") else f"{path}: {text}") from error
+
+
+def _pool(contents: _Contents, files: list[str]) -> FeatureSet:
+    if contents.labels is None:
+        raise ValueError(f"no labels found: name a file of labels ({', '.join(_LABEL_READERS)}) as labels=")
+    source = contents.source or {"files": files}
+    pool = FeatureSet.from_arrays(contents.features, contents.labels, contents.class_names, source)
+    return replace(pool, features=pool.features.float()) if pool.features.dtype.itemsize < 4 else pool
+
+
+def _select_split(
+    pool: FeatureSet, splits: Mapping[str, npt.NDArray[np.bool_]] | None, split: str | None
+) -> FeatureSet:
+    if split is None:
+        return pool
+    if not splits:
+        raise ValueError(f"no splits found, so no {split!r}: only .npz has them, as arrays 'split' and 'split_names'")
+    return pool.select_rows(splits[check_choice("split", split, splits)])
+
+
+def _named_contents(found: Mapping[str, Any]) -> _Contents:
+    """Return contents stored under their names."""
+    if "features" not in found:
+        raise ValueError(f"expected 'features' and 'labels', got {', '.join(map(repr, found)) or 'nothing'}")
+    return _Contents(found["features"], found.get("labels"), found.get("class_names"))
+
+
+def _read_digits() -> _Contents:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    return _Contents((pixels / 16).astype(np.float32), labels, source={"extractor": "scikit-learn digits, pixels / 16"})
+
+
+def _read_safetensors(path: Path) -> _Contents:
+    tensors, metadata = load_tensors(path, kind="features")
+    return _named_contents(tensors | metadata)._replace(source=cast("dict[str, object]", metadata["source"]))
+
+
+def _read_torch(path: Path) -> _Contents:
+    try:
+        loaded = torch.load(path, weights_only=True, map_location="cpu")
+    except OSError:
+        raise
+    except Exception as error:  # whatever a damaged file makes the unpickler say
+        raise ValueError(f"expected a dict or a pair of tensors, {_REFUSED}") from error
+    if isinstance(loaded, (tuple, list)) and len(loaded) == 2:
+        return _Contents(*loaded)
+    if not isinstance(loaded, dict):
+        raise ValueError(f"expected a dict or a pair (features, labels), got {type(loaded).__name__}")
+    return _named_contents(loaded)
+
+
+def _read_npz(path: Path) -> _Contents:
+    with _plain_arrays(), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        wanted = ("features", "labels", "class_names", "split", "split_names")
+        arrays = {name: archive[name] if name in wanted else None for name in archive.files}
+    contents = _named_contents(arrays)
+    split, names = arrays.get("split"), arrays.get("split_names")
+    if split is None or names is None:
+        return contents
+    return contents._replace(splits={str(name): np.equal(split, position) for position, name in enumerate(names)})
+
+
+def _read_npy(path: Path) -> _Contents:
+    beside = [path.with_name(f"{path.stem}{ending}") for ending in ("_labels.npy", ".labels.npy")]
+    found = next((sibling for sibling in beside if sibling.is_file()), None)
+    return _Contents(_read_array(path), None if found is None else _read("labels", found, _LABEL_READERS))
+
+
+def _read_array(path: Path) -> npt.NDArray[np.generic]:
+    with _plain_arrays(), path.open("rb") as file:
+        array: npt.NDArray[np.generic] = np.lib.format.read_array(file, allow_pickle=False)
+        return array
+
+
+@contextmanager
+def _plain_arrays() -> Iterator[None]:
+    """Say what NumPy means by its many errors over objects and damaged files, without its advice to allow pickle."""
+    try:
+        yield
+    except (ValueError, TypeError, EOFError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"expected arrays of numbers or strings, {_REFUSED}") from error
+
+
+def _read_csv(path: Path) -> _Contents:
+    contents = _read_table(path, "read_csv")
+    return contents._replace(features=np.asarray(contents.features, dtype=np.float32))
+
+
+def _read_parquet(path: Path) -> _Contents:
+    return _read_table(path, "read_parquet")
+
+
+def _read_table(path: Path, read: str) -> _Contents:
+    try:
+        import pandas
+
+        table: pd.DataFrame = getattr(pandas, read)(path).rename(columns=str)
+    except ImportError as error:
+        raise ImportError(f'{path}: tables are read by pandas: pip install "fewshot[tables]"') from error
+    if table.empty:
+        raise ValueError("the table has no rows")
+    labels = table[_label_column(table.columns)].astype(object)
+    return _Contents(_table_features(table), labels.where(labels.notna(), None).tolist())
+
+
+def _label_column(columns: Iterable[str]) -> str:
+    present = list(columns)
+    found = next((name for name in ("label", "class_name", "class") if name in present), None)
+    if found is None:
+        raise ValueError(f"expected a column 'label', 'class_name' or 'class', got {reprlib.repr(present)}")
+    return found
+
+
+def _table_features(table: pd.DataFrame) -> npt.NDArray[np.generic]:
+    """Return the column of vectors, or else the columns f0, f1, ... in the order of their numbers."""
+    columns = [str(name) for name in table]
+    lists = [name for name in columns if _is_vector(table[name].iloc[0])]
+    numbered = sorted((name for name in columns if re.fullmatch(r"f\d+", name)), key=lambda name: int(name[1:]))
+    for named in ("embedding", "features"):
+        if named in columns:
+            return _stack(table[named])
+    if len(lists) == 1:
+        return _stack(table[lists[0]])
+    if numbered:
+        return table[numbered].to_numpy()
+    raise ValueError(
+        f"expected a column 'embedding' or 'features', a single column of lists, or columns 'f0', 'f1', ..., "
+        f"got {reprlib.repr(columns)}"
+    )
+
+
+def _is_vector(value: object) -> bool:
+    return isinstance(value, (list, np.ndarray)) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def _stack(column: pd.Series[Any]) -> npt.NDArray[np.generic]:
+    """Return a column of vectors as one array (n, n_features)."""
+    rows = [_parse_vector(value) if isinstance(value, str) else np.atleast_1d(value) for value in column]
+    lengths = {len(row) for row in rows}
+    if len(lengths) > 1:
+        raise ValueError(
+            f"the vectors in column {column.name!r} differ in length: from {min(lengths)} to {max(lengths)}"
+        )
+    return np.stack(rows)
+
+
+def _parse_vector(text: str) -> npt.NDArray[np.generic]:
+    """Read "[0.1, 0.2]", with commas or without."""
+    return np.array([float(number) for number in text.strip(" []").replace(",", " ").split()], dtype=np.float32)
+
+
+def _read_label_lines(path: Path) -> list[Hashable]:
+    return _parse_labels(path.read_text(encoding="utf-8-sig").splitlines())
+
+
+def _read_label_table(path: Path) -> list[Hashable]:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+        rows = csv.DictReader(file)
+        column = _label_column(rows.fieldnames or [])
+        return _parse_labels([row[column] or "" for row in rows])
+
+
+def _parse_labels(texts: list[str]) -> list[Hashable]:
+    """Read integers if all are, else names; an empty text is a missing label."""
+    names = [text.strip() for text in texts]
+    if all(re.fullmatch(r"-?\d+", name) for name in names):
+        return [int(name) for name in names]
+    return [name or None for name in names]
+
+
+_BUNDLED: Mapping[str, Callable[[], _Contents]] = {"digits": _read_digits}
+_READERS: Mapping[str, Callable[[Path], _Contents]] = {
+    ".csv": _read_csv,
+    ".npy": _read_npy,
+    ".npz": _read_npz,
+    ".parquet": _read_parquet,
+    ".pq": _read_parquet,
+    ".pt": _read_torch,
+    ".pth": _read_torch,
+    ".safetensors": _read_safetensors,
+}
+_LABEL_READERS: Mapping[str, Callable[[Path], LabelsLike]] = {
+    ".csv": _read_label_table,
+    ".npy": _read_array,
+    ".txt": _read_label_lines,
+}

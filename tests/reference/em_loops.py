@@ -274,10 +274,12 @@ def dirichlet_m_step_scipy(ybar):
     For a given s the equations give a_i(s) = psi^-1( psi(s) + ybar_i ); the root of sum_i a_i(s) - s is the answer, and
     F is strictly concave, so there is only one. It is finite exactly when sum_i exp(ybar_i) < 1 (Jensen): a class whose
     items all coincide, such as one support item and no query mass, has none, and that is a ValueError. Close to that
-    limit s is about (d-1) / (2 (1 - sum exp ybar)), and as badly conditioned as that difference.
+    limit s is about (d-1) / (2 (1 - sum exp ybar)), as badly conditioned as that difference: refused below 1e-12.
     """
     ybar = np.asarray(ybar, dtype=np.float64)
     shortfall = 1.0 - sum(math.exp(y) for y in ybar)
+    if shortfall < 1e-12:
+        raise ValueError(f"the likelihood has no finite maximum: 1 - sum exp(ybar) = {shortfall:.3g}")
 
     def relative_excess(log_s):
         s = math.exp(log_s)
@@ -286,10 +288,8 @@ def dirichlet_m_step_scipy(ybar):
     low = high = 0.0
     while relative_excess(low) < 0.0:
         low -= 1.0
-    while shortfall > 0.0 and high < 35.0 and relative_excess(high) > 0.0:
+    while relative_excess(high) > 0.0:
         high += 1.0
-    if shortfall <= 0.0 or high >= 35.0:
-        raise ValueError(f"the likelihood has no finite maximum: 1 - sum exp(ybar) = {shortfall:.3g}")
     log_s = low if low == high else brentq(relative_excess, low, high, xtol=1e-15, rtol=1e-15, maxiter=500)
     return np.array([inverse_digamma(digamma(math.exp(log_s)) + y) for y in ybar])
 
@@ -311,9 +311,11 @@ def gem_dirichlet(
     proportion_floor=1e-15,
     simplex_floor=1e-15,
     hard=False,
+    n_mm_steps=None,
 ):
     """Return [u_1, ..., u_L], each (n_q, n_way) (§1.6); the M-step is solved to convergence.
 
+    With ``n_mm_steps`` it is that many MM steps instead, warm-started from the previous layer's alpha (ones at first).
     With ``hard`` the one-hot argmax of u_l enters the M-step and the proportions of layer l+1; the u_l handed back are
     the soft ones of the E-steps, and the first M-step sees the soft probabilities.
     """
@@ -323,11 +325,16 @@ def gem_dirichlet(
     u = np.array([np.exp(log_softmax(softmax_scale * row)) for row in cosines_q])
     if u.shape[1] != n_way:
         raise ValueError(f"the cosines have {u.shape[1]} columns, one for each of {n_way} classes is needed")
+    # Init: alpha = all ones (§1.6); only the MM steps look at it.
+    alpha = np.ones((n_way, n_way))
     layers = []
     for rho, t in zip(class_balance, temperature, strict=True):
         # Order inside a layer: alpha from u, pi from u, then the E-step (§1.6).
         ybar = dirichlet_statistics(log_z_support, support_labels, log_z_query, u)
-        alpha = np.array([dirichlet_m_step_scipy(row) for row in ybar])
+        if n_mm_steps is None:
+            alpha = np.array([dirichlet_m_step_scipy(row) for row in ybar])
+        else:
+            alpha = np.array([dirichlet_m_step_mm(row, a, n_mm_steps) for row, a in zip(ybar, alpha, strict=True)])
         log_prior = np.log(class_proportions(u) + proportion_floor)
         soft = e_step(dirichlet_log_likelihood(log_z_query, alpha), log_prior, rho, t)
         layers.append(soft)

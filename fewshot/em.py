@@ -1,0 +1,238 @@
+r"""Generalized EM: block minimisation of likelihood, class-proportion entropy and assignment entropy.
+
+For one episode, with soft assignments u_n of the queries Q, class parameters θ_k and class proportions π_k = mean_n
+u_nk,
+
+    J(u, θ) = - Σ_{n in Q} Σ_k u_nk ln p(z_n|θ_k) - Σ_{n in S} ln p(z_n|θ_{y_n})
+              + λ · ( - Σ_k π_k ln π_k ) + T · Σ_{n in Q} Σ_k u_nk ln u_nk.
+
+The support set S enters θ but not π. λ is written ``class_balance`` · |Q|: ``class_balance`` = 1 and
+``temperature`` = 1 is ordinary EM for a mixture with free proportions; a larger ``class_balance`` leaves fewer,
+larger classes; a temperature above 1 softens, below 1 hardens. Any leading batch dimensions; one solution per
+episode, independent of its companions.
+
+Source: [UNEM] objective and updates, as restated in the authors' released code.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from fewshot.prototypes import way_logits
+
+__all__ = ["EMResult", "EMState", "Likelihood", "e_step", "hard_assignments", "objective", "proportions", "run_em"]
+
+
+class EMState(NamedTuple):
+    """What one layer hands to the next.
+
+    Attributes
+    ----------
+    parameters : Tensor
+        Class parameters, in the form of the likelihood that made them.
+    log_proportions : Tensor (..., n_way)
+        Log class proportions, the constant 0 where there is no prior yet.
+    """
+
+    parameters: Tensor
+    log_proportions: Tensor
+
+
+class EMResult(NamedTuple):
+    """The outcome of generalized EM.
+
+    Attributes
+    ----------
+    log_responsibilities : Tensor (..., n_queries, n_way)
+        Of the last E-step; each row is a log-probability.
+    state : EMState
+        What the last E-step was made from.
+    objective : Tensor (n_layers, ...) or None
+        J after the E-step of each layer, with that layer's λ and T; None unless asked for.
+    is_collapsed : Tensor (...), bool
+        One class took more than 99.9 % of the responsibility of two queries or more.
+    is_one_hot : Tensor (...), bool
+        The assignments of the first layer are all harder than 0.999: no later layer can change them much.
+    """
+
+    log_responsibilities: Tensor
+    state: EMState
+    objective: Tensor | None
+    is_collapsed: Tensor
+    is_one_hot: Tensor
+
+
+class Likelihood(Protocol):
+    """What generalized EM needs to know about p(z|θ)."""
+
+    @property
+    def query_mask(self) -> Tensor | None:
+        """Tensor (..., n_queries), bool, or None: which queries are real."""
+
+    @property
+    def way_mask(self) -> Tensor | None:
+        """Tensor (..., n_way), bool, or None: which ways are real."""
+
+    def initial_state(self) -> EMState:
+        """Return what the first E-step starts from."""
+
+    def m_step(self, responsibilities: Tensor, parameters: Tensor) -> Tensor:
+        """Return the class parameters that maximise the likelihood of support and weighted queries.
+
+        ``parameters`` are the last ones, where an iterative solver may start.
+        """
+
+    def class_logits(self, parameters: Tensor) -> Tensor:
+        """Return ln p(z_n|θ_k), shape (..., n_queries, n_way), up to a constant per query."""
+
+    def fixed_log_likelihood(self, parameters: Tensor) -> Tensor:
+        """Return, shape (...), the support's log-likelihood plus the constants that ``class_logits`` leaves out."""
+
+
+def e_step(
+    class_logits: Tensor,
+    log_proportions: Tensor,
+    class_balance: Tensor | float,
+    temperature: Tensor | float,
+) -> Tensor:
+    """Assign queries: ln u_n = log softmax_k( ( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T ).
+
+    The exact minimiser over u of J with its concave entropy of proportions replaced by the tangent at π.
+
+    Parameters
+    ----------
+    class_logits : Tensor (..., n_queries, n_way)
+        ln p(z_n|θ_k) up to a constant per query; minus infinity for an absent way.
+    log_proportions : Tensor (..., n_way)
+    class_balance : Tensor (...) or float
+        λ/|Q|, not negative.
+    temperature : Tensor (...) or float
+        T, positive; it divides the whole bracket, prior included.
+
+    Returns
+    -------
+    Tensor (..., n_queries, n_way)
+        Log responsibilities; each row is a log-probability.
+
+    Source
+    ------
+    [UNEM] E-step of the generalized EM algorithm.
+    """
+    return _bracket(class_logits, log_proportions, class_balance, temperature).log_softmax(-1)
+
+
+def proportions(responsibilities: Tensor, query_mask: Tensor | None = None) -> Tensor:
+    """Average the responsibilities of the real queries: π_k, shape (..., n_way), sums to 1."""
+    if query_mask is None:
+        return responsibilities.mean(-2)
+    weights = query_mask[..., None].to(responsibilities.dtype)
+    return (responsibilities * weights).sum(-2) / weights.sum(-2).clamp(min=1)
+
+
+def objective(
+    likelihood: Likelihood,
+    parameters: Tensor,
+    log_responsibilities: Tensor,
+    class_balance: Tensor | float,
+    temperature: Tensor | float,
+) -> Tensor:
+    """Return J(u, θ), shape (...), up to a constant of the data.
+
+    For fixed λ >= 0 and T > 0 it never rises, after any block update. Between layers with different λ or T it may.
+    """
+    u = log_responsibilities.exp()
+    if likelihood.query_mask is not None:
+        u = u * likelihood.query_mask[..., None]
+    n_queries = u.sum((-2, -1))
+    fit = (u * likelihood.class_logits(parameters)).sum((-2, -1)) + likelihood.fixed_log_likelihood(parameters)
+    proportion_entropy = torch.special.entr(u.sum(-2) / n_queries[..., None]).sum(-1)
+    assignment_entropy = torch.special.entr(u).sum((-2, -1))
+    value: Tensor = -fit + class_balance * n_queries * proportion_entropy - temperature * assignment_entropy
+    return value
+
+
+def hard_assignments(responsibilities: Tensor) -> Tensor:
+    """Replace each row by the one-hot row of its largest entry (not differentiable)."""
+    best = responsibilities.argmax(-1, keepdim=True)
+    return torch.zeros_like(responsibilities).scatter(-1, best, 1.0)
+
+
+def run_em(
+    likelihood: Likelihood,
+    class_balance: Tensor,
+    temperature: Tensor,
+    *,
+    proportion_floor: float = 1e-6,
+    is_hard: bool = False,
+    with_objective: bool = False,
+) -> EMResult:
+    """Run one layer of generalized EM per entry of ``class_balance``.
+
+    A layer is an E-step from (θ, π), then π and θ from its assignments; the last layer is its E-step alone.
+
+    Parameters
+    ----------
+    likelihood : Likelihood
+        Gaussian or Dirichlet classes of an episode; decides the initial state.
+    class_balance : Tensor (n_layers,)
+        λ/|Q| of each layer, not negative. With Gaussian classes the first has no effect: there is no prior yet.
+    temperature : Tensor (n_layers,)
+        T of each layer, positive.
+    proportion_floor : float
+        Added to π before its logarithm; caps the penalty of an empty class. Default 1e-6, as in the authors' Gaussian
+        code (1e-15 in their Dirichlet code).
+    is_hard : bool
+        Replace the assignments by their one-hot arg max before each M-step.
+    with_objective : bool
+        Also return J of each layer.
+
+    Returns
+    -------
+    EMResult
+
+    Notes
+    -----
+    Differentiable in the likelihood's tensors, ``class_balance`` and ``temperature``, unless ``is_hard``.
+
+    Source
+    ------
+    [UNEM] generalized EM; order and initial states as in the released code.
+    """
+    state = likelihood.initial_state()
+    trace = []
+    flags = []
+    layers = list(zip(class_balance.unbind(-1), temperature.unbind(-1), strict=True))
+    for layer, (balance, t) in enumerate(layers):
+        logits = way_logits(likelihood.class_logits(state.parameters), likelihood.way_mask)
+        bracket = _bracket(logits, state.log_proportions, balance, t)
+        u = bracket.softmax(-1)
+        if layer == 0:
+            flags.append(_are_one_hot(u, likelihood.query_mask))
+        if with_objective:
+            trace.append(objective(likelihood, state.parameters, bracket.log_softmax(-1), balance, t))
+        if layer + 1 < len(layers):
+            u = hard_assignments(u) if is_hard else u
+            log_proportions = (proportions(u, likelihood.query_mask) + proportion_floor).log()
+            state = EMState(likelihood.m_step(u, state.parameters), log_proportions)
+    share = proportions(u.detach(), likelihood.query_mask)
+    is_collapsed = (share.amax(-1) > 0.999) & (u.shape[-2] > 1)
+    objectives = torch.stack(trace) if with_objective else None
+    return EMResult(bracket.log_softmax(-1), state, objectives, is_collapsed, *flags)
+
+
+def _bracket(
+    class_logits: Tensor, log_proportions: Tensor, class_balance: Tensor | float, temperature: Tensor | float
+) -> Tensor:
+    """Return what the E-step takes the softmax of."""
+    balance = class_balance[..., None] if isinstance(class_balance, Tensor) else class_balance
+    t = temperature[..., None, None] if isinstance(temperature, Tensor) else temperature
+    return (class_logits + (balance * log_proportions)[..., None, :]) / t
+
+
+def _are_one_hot(u: Tensor, query_mask: Tensor | None) -> Tensor:
+    hardest = u.detach().amax(-1)
+    hardest = hardest if query_mask is None else hardest.masked_fill(~query_mask, 1.0)
+    return hardest.amin(-1) > 0.999

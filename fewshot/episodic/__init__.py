@@ -1,0 +1,1 @@
+"""Methods of an episode: each a callable from an Episode to log-probabilities (..., n_queries, n_way)."""

@@ -1,0 +1,107 @@
+"""METHODS: name → what the command line can run on an episode."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+from fewshot.checks import check_choice
+from fewshot.episodic.em_dirichlet import EMDirichlet
+from fewshot.episodic.em_gaussian import EMGaussian
+from fewshot.episodic.method import Method
+from fewshot.episodic.nearest_prototype import NearestPrototype
+from fewshot.episodic.paddle import Paddle
+from fewshot.episodic.simple_shot import SimpleShot
+from fewshot.episodic.unem import UNEM
+
+__all__ = ["METHODS", "MethodEntry", "build_method", "method_options"]
+
+
+class MethodEntry(NamedTuple):
+    """A method that the command line knows.
+
+    Attributes
+    ----------
+    build : callable
+        Takes the method's options as keywords.
+    is_transductive : bool
+        Whether a query's answer depends on the other queries.
+    summary : str
+    reference : str
+        A key of README's reference list.
+    """
+
+    build: Callable[..., Method]
+    is_transductive: bool
+    summary: str
+    reference: str
+
+
+def _unem_dirichlet(preset: str = "dirichlet") -> UNEM:
+    return UNEM.from_preset(preset)
+
+
+METHODS: dict[str, MethodEntry] = {
+    "nearest-prototype": MethodEntry(
+        NearestPrototype, False, "nearest class mean, Euclidean distance", "Snell et al. 2017"
+    ),
+    "simpleshot": MethodEntry(SimpleShot, False, "nearest class mean of L2-normalised features", "Wang et al. 2019"),
+    "soft-kmeans": MethodEntry(
+        partial(Paddle, class_balance=0.0), True, "soft k-means with clamped support", "Ren et al. 2018"
+    ),
+    "paddle": MethodEntry(Paddle, True, "EM that penalises the number of classes in use", "PADDLE"),
+    "em-gaussian": MethodEntry(EMGaussian, True, "EM with chosen scale, class balance and temperature", "UNEM"),
+    "em-dirichlet": MethodEntry(EMDirichlet, True, "EM on class probabilities, Dirichlet classes", "EMD"),
+    "hard-em-dirichlet": MethodEntry(
+        partial(EMDirichlet, n_layers=10, is_hard=True), True, "EM-Dirichlet with one-hot assignments", "EMD"
+    ),
+    "unem": MethodEntry(UNEM.from_preset, True, "unrolled EM with learned schedules, Gaussian classes", "UNEM"),
+    "unem-dirichlet": MethodEntry(
+        _unem_dirichlet, True, "unrolled EM with learned schedules, Dirichlet classes", "UNEM"
+    ),
+}
+
+
+def method_options(name: str) -> dict[str, object]:
+    """Return a method's options that can be given as text, with their defaults."""
+    parameters = inspect.signature(METHODS[name].build).parameters
+    return {
+        option: parameter.default
+        for option, parameter in parameters.items()
+        if isinstance(parameter.default, (bool, int, float, str))
+    }
+
+
+def build_method(text: str) -> Method:
+    """Build a method from words: ``name`` or ``name:option=value,option=value``.
+
+    Raises
+    ------
+    ValueError
+        If the name, an option or a value is not known; the message names the known ones and the nearest.
+
+    Examples
+    --------
+    >>> build_method("em-gaussian:class_balance=0.5,n_layers=3").describe()
+    "scale 0.45 in units of the episode's scatter, class balance 0.5, temperature 1, 3 layers"
+    """
+    name, _, words = text.partition(":")
+    check_choice("method", name, METHODS)
+    defaults = method_options(name)
+    options = {}
+    for word in filter(None, words.split(",")):
+        option, _, value = word.partition("=")
+        check_choice(f"option of {name}", option, defaults)
+        options[option] = _parsed(f"{name}:{option}", value, type(defaults[option]))
+    return METHODS[name].build(**options)
+
+
+def _parsed(what: str, value: str, kind: type) -> object:
+    if kind is bool:
+        return check_choice(what, value, ("true", "false")) == "true"
+    try:
+        return kind(value)
+    except ValueError:
+        raise ValueError(f"{what} must be {kind.__name__}, got {value!r}") from None
