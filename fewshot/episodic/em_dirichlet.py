@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -21,8 +21,8 @@ INPUTS = ("embeddings", "cosines")
 PROPORTION_FLOOR = 1e-15
 
 
-def episode_cosines(episode: Episode, inputs: str) -> tuple[Tensor, Tensor]:
-    """Return each item's cosines with the ways, shapes (..., n_support, n_way) and (..., n_queries, n_way).
+def episode_cosines(episode: Episode, inputs: str) -> Episode:
+    """Return the episode with features replaced by their cosines with the ways, (..., n_items, n_way).
 
     Parameters
     ----------
@@ -39,30 +39,36 @@ def episode_cosines(episode: Episode, inputs: str) -> tuple[Tensor, Tensor]:
         If a class id has no column.
     """
     if inputs == "cosines":
-        return _class_columns(episode.support, episode.class_ids), _class_columns(episode.query, episode.class_ids)
+        return replace(
+            episode,
+            support=_class_columns(episode.support, episode.class_ids),
+            query=_class_columns(episode.query, episode.class_ids),
+        )
     prototypes = class_means(episode.support, episode.support_labels, episode.n_way)
     center = prototypes.mean(-2, keepdim=True)
     if episode.is_ragged:
         is_real = episode.way_mask[..., None]
         center = (prototypes * is_real).sum(-2, keepdim=True) / is_real.sum(-2, keepdim=True)
     directions = l2_normalize(prototypes - center).mT
-    return l2_normalize(episode.support - center) @ directions, l2_normalize(episode.query - center) @ directions
+    return replace(
+        episode,
+        support=l2_normalize(episode.support - center) @ directions,
+        query=l2_normalize(episode.query - center) @ directions,
+    )
 
 
-def simplex_likelihood(
-    support_cosines: Tensor, query_cosines: Tensor, episode: Episode, softmax_scale: Tensor | float
-) -> DirichletLikelihood:
-    """Put an episode's cosines on the simplex and prepare them for EM; absent ways have no share of the simplex."""
-    way_mask = episode.way_mask if episode.is_ragged else None
+def simplex_likelihood(cosines: Episode, softmax_scale: Tensor | float) -> DirichletLikelihood:
+    """Put an episode of cosines on the simplex and prepare it for EM; absent ways have no share of the simplex."""
+    support, query = cosines.support, cosines.query
+    way_mask = cosines.way_mask if cosines.is_ragged else None
     if way_mask is not None:
         is_absent = ~way_mask[..., None, :]
-        support_cosines = support_cosines.masked_fill(is_absent, -torch.inf)
-        query_cosines = query_cosines.masked_fill(is_absent, -torch.inf)
+        support, query = support.masked_fill(is_absent, -torch.inf), query.masked_fill(is_absent, -torch.inf)
     return dirichlet_likelihood(
-        simplex_log_features(support_cosines, softmax_scale),
-        episode.support_labels,
-        simplex_log_features(query_cosines, softmax_scale),
-        query_mask=episode.query_mask,
+        simplex_log_features(support, softmax_scale),
+        cosines.support_labels,
+        simplex_log_features(query, softmax_scale),
+        query_mask=cosines.query_mask,
         way_mask=way_mask,
         proportion_floor=PROPORTION_FLOOR,
     )
@@ -120,7 +126,7 @@ class EMDirichlet:
 
     def solve(self, episode: Episode) -> EMResult:
         """Return responsibilities, last state and warning flags."""
-        likelihood = simplex_likelihood(*episode_cosines(episode, self.inputs), episode, self.softmax_scale)
+        likelihood = simplex_likelihood(episode_cosines(episode, self.inputs), self.softmax_scale)
         layers = episode.query.new_ones(self.n_layers)
         return run_em(
             likelihood,

@@ -6,30 +6,34 @@ from typing import NamedTuple
 
 __all__ = ["DEFAULT_PRESET", "PRESETS", "Preset"]
 
-DEFAULT_PRESET = "mini-resnet18"
+DEFAULT_PRESET = "frozen-features"
 
 
 class Preset(NamedTuple):
-    """Numbers of a UNEM model.
+    """Numbers of a UNEM model, one schedule per shot count.
 
     Attributes
     ----------
     likelihood : str
-    scale : float
-        In units of the episode's scatter for Gaussian classes.
-    class_balance, temperature : tuple of float
-        λ/|Q| and T, layer by layer.
+    shots : tuple of int
+        Shot counts that the schedules were learned at.
+    scale : tuple of float
+        In units of the episode's scatter for Gaussian classes; a factor of cosines for Dirichlet classes.
+    class_balance, temperature : tuple of tuples of float
+        λ/|Q| and T: one row per shot count, one number per layer.
     origin : str
         Where the numbers were learned.
     """
 
     likelihood: str
-    scale: float
-    class_balance: tuple[float, ...]
-    temperature: tuple[float, ...]
+    shots: tuple[int, ...]
+    scale: tuple[float, ...]
+    class_balance: tuple[tuple[float, ...], ...]
+    temperature: tuple[tuple[float, ...], ...]
     origin: str
 
 
 PRESETS: dict[str, Preset] = {
-    "mini-resnet18": Preset("gaussian", 0.65, (1.3,) * 10, (1.5,) * 10, "x"),
+    "frozen-features": Preset("gaussian", (5,), (0.65,), ((1.3,) * 10,), ((1.5,) * 10,), "x"),
+    "dirichlet": Preset("dirichlet", (5,), (10.0,), ((1.3,) * 10,), ((1.5,) * 10,), "x"),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -27,24 +28,24 @@ LIKELIHOODS = ("gaussian", "dirichlet")
 
 
 class PreparedEpisode(NamedTuple):
-    """What no learned number changes, computed once per training run.
+    """What no learned number changes, computed once per training run; the features are not kept.
 
     Attributes
     ----------
-    episode : Episode
-    gaussian : GaussianDirect or GaussianGram or None
-        Likelihood with precision 1 / unit, for Gaussian classes.
-    cosines : pair of Tensor or None
-        Support's and queries' cosines, for Dirichlet classes.
+    problem : GaussianDirect or GaussianGram or Episode
+        Gaussian classes: the likelihood, with precision 1 / unit. Dirichlet classes: the episode of cosines.
+    schedule : Tensor (...), int64
+        Which of the model's schedules each episode takes.
+    query_labels : Tensor (..., n_queries) or None
     """
 
-    episode: Episode
-    gaussian: GaussianDirect | GaussianGram | None
-    cosines: tuple[Tensor, Tensor] | None
+    problem: GaussianDirect | GaussianGram | Episode
+    schedule: Tensor
+    query_labels: Tensor | None
 
 
 class UNEM(nn.Module):
-    """Unrolled generalized EM: λ_l and T_l for each layer, and one scale, learned on other classes' episodes.
+    """Unrolled generalized EM: λ_l and T_l for each layer, and a scale, learned on other classes' episodes.
 
     λ_l/|Q| = softplus(a_l), T_l = 1 + softplus(b_l) >= 1, and the scale softplus(c): 2·n_layers + 1 numbers, shared
     by all episodes. With Gaussian classes the scale multiplies the features, with Dirichlet classes the
@@ -55,6 +56,10 @@ class UNEM(nn.Module):
     ----------
     n_layers : int
         Default 10, as in the paper.
+    shots : sequence of int
+        One schedule for each of these shot counts; an episode takes that of the nearest one, on a log scale, to its own
+        mean number of support items per class. By default one schedule serves all. The paper trains one model per shot
+        count, which this keeps in one.
     likelihood : {"gaussian", "dirichlet"}
     inputs : {"embeddings", "cosines"}
         For Dirichlet classes: what the features are, see `fewshot.episodic.em_dirichlet.episode_cosines`.
@@ -94,20 +99,24 @@ class UNEM(nn.Module):
         self,
         n_layers: int = 10,
         *,
+        shots: Sequence[int] = (5,),
         likelihood: str = "gaussian",
         inputs: str = "embeddings",
         is_relative: bool = True,
     ) -> None:
         super().__init__()
         check_positive("n_layers", n_layers)
+        for shot in shots:
+            check_positive("shots", shot)
+        self.shots = tuple(sorted(shots))
         self.likelihood = check_choice("likelihood", likelihood, LIKELIHOODS)
         self.inputs = check_choice("inputs", inputs, INPUTS)
         self.is_relative = is_relative
         self.origin = "untrained"
         initial_scale = 30.0 if likelihood == "dirichlet" else 0.65 if is_relative else 1.3132616875182228
-        self.raw_class_balance = nn.Parameter(torch.ones(n_layers))
-        self.raw_temperature = nn.Parameter(torch.ones(n_layers))
-        self.raw_scale = nn.Parameter(_inverse_softplus(torch.tensor(initial_scale)))
+        self.raw_class_balance = nn.Parameter(torch.ones(len(shots), n_layers))
+        self.raw_temperature = nn.Parameter(torch.ones(len(shots), n_layers))
+        self.raw_scale = nn.Parameter(_inverse_softplus(torch.full((len(shots),), initial_scale)))
 
     @classmethod
     def from_preset(cls, name: str = DEFAULT_PRESET) -> UNEM:
@@ -124,7 +133,7 @@ class UNEM(nn.Module):
             If there is no such preset.
         """
         preset = PRESETS[check_choice("preset", name, PRESETS)]
-        model = cls(len(preset.temperature), likelihood=preset.likelihood)
+        model = cls(len(preset.temperature[0]), shots=preset.shots, likelihood=preset.likelihood)
         with torch.no_grad():
             model.raw_class_balance.copy_(_inverse_softplus(torch.tensor(preset.class_balance)))
             model.raw_temperature.copy_(_inverse_softplus(torch.tensor(preset.temperature) - 1))
@@ -135,21 +144,21 @@ class UNEM(nn.Module):
     @property
     def n_layers(self) -> int:
         """Number of layers."""
-        return len(self.raw_temperature)
+        return self.raw_temperature.shape[-1]
 
     @property
     def class_balance(self) -> Tensor:
-        """λ/|Q| of each layer, shape (n_layers,)."""
+        """λ/|Q|, shape (n_schedules, n_layers)."""
         return softplus(self.raw_class_balance)
 
     @property
     def temperature(self) -> Tensor:
-        """T of each layer, shape (n_layers,), at least 1."""
+        """T, shape (n_schedules, n_layers), at least 1."""
         return 1 + softplus(self.raw_temperature)
 
     @property
     def scale(self) -> Tensor:
-        """Factor of features or cosines, shape (), positive."""
+        """Factor of features or cosines, shape (n_schedules,), positive."""
         return softplus(self.raw_scale)
 
     def forward(self, episode: Episode) -> Tensor:
@@ -162,39 +171,46 @@ class UNEM(nn.Module):
 
     def prepare(self, episode: Episode) -> PreparedEpisode:
         """Compute what no learned number changes."""
+        schedule = self._schedule_of(episode)
         if self.likelihood == "dirichlet":
-            return PreparedEpisode(episode, None, episode_cosines(episode, self.inputs))
+            return PreparedEpisode(episode_cosines(episode, self.inputs), schedule, episode.query_labels)
         gaussian = gaussian_likelihood(episode, n_layers=self.n_layers)
         if self.is_relative:
             gaussian = with_precision(gaussian, 1 / effective_variance(gaussian, episode.n_features))
-        return PreparedEpisode(episode, gaussian, None)
+        return PreparedEpisode(gaussian, schedule, episode.query_labels)
+
+    def _schedule_of(self, episode: Episode) -> Tensor:
+        n_support = (episode.support_labels >= 0).sum(-1)
+        log_shots = (n_support / episode.way_mask.sum(-1)).log()
+        log_known = log_shots.new_tensor(self.shots).log()
+        return (log_shots[..., None] - log_known).abs().argmin(-1)
 
     def run(self, prepared: PreparedEpisode, *, with_objective: bool = False) -> EMResult:
         """Run the layers on a prepared episode; differentiable in the model's parameters."""
-        dtype = prepared.episode.query.dtype
-        balance, temperature = self.class_balance.to(dtype), self.temperature.to(dtype)
-        scale = self.scale.to(dtype)
-        if prepared.gaussian is not None:
-            likelihood = with_precision(prepared.gaussian, scale.square() * prepared.gaussian.precision)
-            return run_em(likelihood, balance, temperature, with_objective=with_objective)
-        assert prepared.cosines is not None
-        return run_em(
-            simplex_likelihood(*prepared.cosines, prepared.episode, scale),
-            balance,
-            temperature,
-            proportion_floor=PROPORTION_FLOOR,
-            with_objective=with_objective,
+        problem = prepared.problem
+        dtype = problem.query.dtype if isinstance(problem, Episode) else problem.precision.dtype
+        balance, temperature, scale = (
+            numbers.to(dtype)[prepared.schedule] for numbers in (self.class_balance, self.temperature, self.scale)
         )
+        if isinstance(problem, Episode):
+            likelihood = simplex_likelihood(problem, scale[..., None, None])
+            floor = PROPORTION_FLOOR
+            return run_em(likelihood, balance, temperature, proportion_floor=floor, with_objective=with_objective)
+        gaussian = with_precision(problem, scale.square() * problem.precision)
+        return run_em(gaussian, balance, temperature, with_objective=with_objective)
 
     def describe(self) -> str:
         """Say in one line which settings are used."""
         unit = "" if self.likelihood == "dirichlet" or not self.is_relative else " in units of the episode's scatter"
-        return f"{self.n_layers} {self.likelihood} layers, scale {float(self.scale):.3g}{unit}; {self.origin}"
+        scales = ", ".join(f"{scale:.3g}" for scale in self.scale.tolist())
+        shots = f" for {', '.join(map(str, self.shots))} shots" if len(self.shots) > 1 else ""
+        return f"{self.n_layers} {self.likelihood} layers, scale {scales}{unit}{shots}; {self.origin}"
 
     def settings(self) -> dict[str, object]:
         """Return what, beside the parameters, makes the model again."""
         return {
             "n_layers": self.n_layers,
+            "shots": list(self.shots),
             "likelihood": self.likelihood,
             "inputs": self.inputs,
             "is_relative": self.is_relative,

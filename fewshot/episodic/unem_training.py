@@ -137,7 +137,7 @@ def _backward(
     model: UNEM, prepared: PreparedEpisode, compute_loss: Callable[[Tensor, Tensor], Tensor], weight: float
 ) -> Tensor:
     """Add one batch's gradient; the graphs of other batches are not kept meanwhile. Returns loss and accuracy."""
-    labels = prepared.episode.query_labels
+    labels = prepared.query_labels
     assert labels is not None
     log_probs = model.run(prepared).log_responsibilities
     value = compute_loss(log_probs, labels)
