@@ -80,7 +80,7 @@ def dirichlet_log_likelihood(log_features: Tensor, alpha: Tensor) -> Tensor:
     """
     is_real = alpha > 0
     log_normaliser = torch.lgamma(alpha.sum(-1)) - torch.where(is_real, torch.lgamma(alpha), 0.0).sum(-1)
-    return log_features @ (alpha - 1).mT + log_normaliser[..., None, :]
+    return ((alpha - 1) @ log_features.mT + log_normaliser[..., None]).mT
 
 
 def digamma_trigamma(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from fewshot.prototypes import way_logits
+from fewshot.prototypes import log_softmax_over_ways, softmax_over_ways, way_logits
 
 __all__ = ["EMResult", "EMState", "Likelihood", "e_step", "hard_assignments", "objective", "proportions", "run_em"]
 
@@ -121,7 +121,7 @@ def e_step(
     ------
     [UNEM] E-step of the generalized EM algorithm.
     """
-    return _bracket(class_logits, log_proportions, class_balance, temperature).log_softmax(-1)
+    return log_softmax_over_ways(_bracket(class_logits, log_proportions, class_balance, temperature))
 
 
 def proportions(responsibilities: Tensor, query_mask: Tensor | None = None) -> Tensor:
@@ -208,11 +208,11 @@ def run_em(
     for layer, (balance, t) in enumerate(layers):
         logits = way_logits(likelihood.class_logits(state.parameters), likelihood.way_mask)
         bracket = _bracket(logits, state.log_proportions, balance, t)
-        u = bracket.softmax(-1)
+        u = softmax_over_ways(bracket)
         if layer == 0:
             flags.append(_are_one_hot(u, likelihood.query_mask))
         if with_objective:
-            trace.append(objective(likelihood, state.parameters, bracket.log_softmax(-1), balance, t))
+            trace.append(objective(likelihood, state.parameters, log_softmax_over_ways(bracket), balance, t))
         if layer + 1 < len(layers):
             u = hard_assignments(u) if is_hard else u
             log_proportions = (proportions(u, likelihood.query_mask) + proportion_floor).log()
@@ -220,7 +220,7 @@ def run_em(
     share = proportions(u.detach(), likelihood.query_mask)
     is_collapsed = (share.amax(-1) > 0.999) & (u.shape[-2] > 1)
     objectives = torch.stack(trace) if with_objective else None
-    return EMResult(bracket.log_softmax(-1), state, objectives, is_collapsed, *flags)
+    return EMResult(log_softmax_over_ways(bracket), state, objectives, is_collapsed, *flags)
 
 
 def _bracket(

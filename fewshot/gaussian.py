@@ -7,8 +7,8 @@ combinations of the episode's own vectors, so every iteration can be run on thei
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from episodes import Episode
 from fewshot.checks import check_choice
 from fewshot.em import EMState, hard_assignments
-from fewshot.prototypes import class_counts, class_sums, prototype_logits, way_logits
+from fewshot.prototypes import class_counts, one_hot, prototype_logits, way_logits
 
 __all__ = [
     "GaussianDirect",
@@ -27,6 +27,9 @@ __all__ = [
     "with_precision",
 ]
 
+# Bytes of centred queries at once when inner products are taken.
+_PIECE_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Gaussian:
@@ -36,8 +39,6 @@ class _Gaussian:
     ----------
     counts : Tensor (..., n_way)
         Support items of each class; 1 for an absent way, which never gets a query.
-    squared_norms : Tensor (..., n_queries)
-        ‖z_n‖² of the queries; 0 for padding.
     support_squared_norm : Tensor (...)
         Σ ‖z_n‖² of the support.
     precision : Tensor (...)
@@ -47,7 +48,6 @@ class _Gaussian:
     """
 
     counts: Tensor
-    squared_norms: Tensor
     support_squared_norm: Tensor
     precision: Tensor
     query_mask: Tensor | None
@@ -59,6 +59,12 @@ class _Gaussian:
     def _state(self, parameters: Tensor) -> EMState:
         return EMState(parameters, torch.zeros_like(self.counts))
 
+    def _fixed(self, sums_dot_means: Tensor, mean_squared_norms: Tensor, query_squared_norm: Tensor) -> Tensor:
+        """Return -½ β ( Σ_S ‖z_n - θ_{y_n}‖² + Σ_Q ‖z_n‖² )."""
+        counts = self.counts if self.way_mask is None else self.counts * self.way_mask
+        scatter = self.support_squared_norm + (counts * mean_squared_norms - 2 * sums_dot_means).sum(-1)
+        return -0.5 * self.precision * (scatter + query_squared_norm)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GaussianDirect(_Gaussian):
@@ -67,18 +73,13 @@ class GaussianDirect(_Gaussian):
     Attributes
     ----------
     query : Tensor (..., n_queries, n_features)
+        Centred; 0 for padding.
     support_sums : Tensor (..., n_way, n_features)
+        S_k, centred.
     """
 
     query: Tensor
     support_sums: Tensor
-
-    def residual_gram(self) -> Tensor:
-        """Return the inner products of the queries' residuals to their nearest prototypes, shape (..., q, q)."""
-        means = self.initial_state().parameters
-        nearest = self._real(hard_assignments(way_logits(self.class_logits(means), self.way_mask)))
-        residual = self.query - nearest @ means
-        return _unbiased(residual @ residual.mT, nearest, self.counts)
 
     def initial_state(self) -> EMState:
         """Start from the support's class means and no prior."""
@@ -95,7 +96,15 @@ class GaussianDirect(_Gaussian):
 
     def fixed_log_likelihood(self, parameters: Tensor) -> Tensor:
         """Return the support's log-likelihood plus -½ β Σ ‖z_n‖² of the queries, shape (...)."""
-        return _fixed_log_likelihood(self, (self.support_sums * parameters).sum(-1), parameters.square().sum(-1))
+        sums_dot_means = (self.support_sums * parameters).sum(-1)
+        return self._fixed(sums_dot_means, parameters.square().sum(-1), self.query.square().sum((-2, -1)))
+
+    def residual_gram(self) -> Tensor:
+        """Return the inner products of the queries' residuals to their nearest prototypes, shape (..., q, q)."""
+        means = self.initial_state().parameters
+        nearest = self._real(hard_assignments(way_logits(self.class_logits(means), self.way_mask)))
+        residual = self.query - nearest @ means
+        return _unbiased(residual @ residual.mT, nearest, self.counts)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,10 +125,27 @@ class GaussianGram(_Gaussian):
     cross: Tensor
     sum_gram: Tensor
 
-    @property
-    def sum_squared_norms(self) -> Tensor:
-        """‖S_k‖², shape (..., n_way)."""
-        return self.sum_gram.diagonal(dim1=-2, dim2=-1)
+    def initial_state(self) -> EMState:
+        """Start from the support's class means (no query in any mean) and no prior."""
+        return self._state(torch.zeros_like(self.cross))
+
+    def m_step(self, responsibilities: Tensor, parameters: Tensor) -> Tensor:
+        """Return the coefficients of the queries in the means."""
+        return self._real(responsibilities)
+
+    def class_logits(self, parameters: Tensor) -> Tensor:
+        """Return β (z_n·θ_k - ½‖θ_k‖²), shape (..., n_queries, n_way)."""
+        n = (self.counts + parameters.sum(-2))[..., None, :]
+        from_queries = self._from_queries(parameters)
+        squared_norms = self._mean_squared_norms(parameters, from_queries, n)
+        return self.precision[..., None, None] * ((self.cross + from_queries) / n - 0.5 * squared_norms)
+
+    def fixed_log_likelihood(self, parameters: Tensor) -> Tensor:
+        """Return the support's log-likelihood plus -½ β Σ ‖z_n‖² of the queries, shape (...)."""
+        n = (self.counts + parameters.sum(-2))[..., None, :]
+        sums_dot_means = (self._sum_squared_norms + (parameters * self.cross).sum(-2)) / n.squeeze(-2)
+        squared_norms = self._mean_squared_norms(parameters, self._from_queries(parameters), n).squeeze(-2)
+        return self._fixed(sums_dot_means, squared_norms, self.gram.diagonal(dim1=-2, dim2=-1).sum(-1))
 
     def residual_gram(self) -> Tensor:
         """Return the inner products of the queries' residuals to their nearest prototypes, shape (..., q, q).
@@ -134,32 +160,18 @@ class GaussianGram(_Gaussian):
         half = (to_prototypes - 0.5 * nearest @ among_prototypes) @ nearest.mT
         return _unbiased(self.gram - half - half.mT, nearest, self.counts)
 
-    def initial_state(self) -> EMState:
-        """Start from the support's class means (no query in any mean) and no prior."""
-        return self._state(torch.zeros_like(self.cross))
+    @property
+    def _sum_squared_norms(self) -> Tensor:
+        return self.sum_gram.diagonal(dim1=-2, dim2=-1)
 
-    def m_step(self, responsibilities: Tensor, parameters: Tensor) -> Tensor:
-        """Return the coefficients of the queries in the means."""
-        return self._real(responsibilities)
-
-    def class_logits(self, parameters: Tensor) -> Tensor:
-        """Return β (z_n·θ_k - ½‖θ_k‖²), shape (..., n_queries, n_way)."""
-        n = (self.counts + parameters.sum(-2))[..., None, :]
-        from_queries = self.gram @ parameters
-        squared_norms = self._mean_squared_norms(parameters, from_queries, n)
-        return self.precision[..., None, None] * ((self.cross + from_queries) / n - 0.5 * squared_norms)
-
-    def fixed_log_likelihood(self, parameters: Tensor) -> Tensor:
-        """Return the support's log-likelihood plus -½ β Σ ‖z_n‖² of the queries, shape (...)."""
-        n = (self.counts + parameters.sum(-2))[..., None, :]
-        sums_dot_means = (self.sum_squared_norms + (parameters * self.cross).sum(-2)) / n.squeeze(-2)
-        squared_norms = self._mean_squared_norms(parameters, self.gram @ parameters, n).squeeze(-2)
-        return _fixed_log_likelihood(self, sums_dot_means, squared_norms)
+    def _from_queries(self, u: Tensor) -> Tensor:
+        """Return Σ_m u_mk z_n·z_m, shape (..., n_queries, n_way), stored way by way."""
+        return (u.mT @ self.gram).mT
 
     def _mean_squared_norms(self, u: Tensor, from_queries: Tensor, n: Tensor) -> Tensor:
         """Return ‖θ_k‖² = ( ‖S_k‖² + Σ_n u_nk (2 z_n·S_k + Σ_m u_mk z_n·z_m) ) / N_k², shape (..., 1, n_way)."""
         mixed = (u * torch.add(from_queries, self.cross, alpha=2)).sum(-2, keepdim=True)
-        return (self.sum_squared_norms[..., None, :] + mixed) / n.square()
+        return (self._sum_squared_norms[..., None, :] + mixed) / n.square()
 
 
 def gaussian_likelihood(
@@ -185,29 +197,20 @@ def gaussian_likelihood(
         If the form is unknown.
     """
     check_choice("form", form, ("auto", "direct", "gram"))
-    is_real = None if not episode.is_ragged else (episode.support_labels >= 0)[..., None]
-    n_real = episode.support.shape[-2] if is_real is None else is_real.sum(-2, keepdim=True)
-    support = episode.support if is_real is None else episode.support * is_real
-    center = support.sum(-2, keepdim=True) / n_real
-    support = support - center if is_real is None else (support - center) * is_real
-    query = episode.query - center
-    if episode.query_mask is not None:
-        query = query * episode.query_mask[..., None]
-    sums = class_sums(support, episode.support_labels, episode.n_way)
-    counts = class_counts(episode.support_labels, episode.n_way, query.dtype).clamp(min=1)
-    shared: dict[str, Any] = {
-        "counts": counts,
-        "squared_norms": query.square().sum(-1),
-        "support_squared_norm": support.square().sum((-2, -1)),
-        "precision": torch.as_tensor(precision, dtype=query.dtype, device=query.device),
-        "query_mask": episode.query_mask,
-        "way_mask": episode.way_mask if episode.is_ragged else None,
-    }
-    if form == "direct" or (
-        form == "auto" and not is_gram_cheaper(episode.n_queries, episode.n_features, episode.n_way, n_layers)
-    ):
-        return GaussianDirect(**shared, query=query, support_sums=sums)
-    return GaussianGram(**shared, gram=query @ query.mT, cross=query @ sums.mT, sum_gram=sums @ sums.mT)
+    is_cheaper = is_gram_cheaper(episode.n_queries, episode.n_features, episode.n_way, n_layers)
+    is_gram = form == "gram" or (form == "auto" and is_cheaper)
+    counts = class_counts(episode.support_labels, episode.n_way, episode.query.dtype).clamp(min=1)
+    precision = torch.as_tensor(precision, dtype=episode.query.dtype, device=episode.query.device)
+    masks = (episode.query_mask, episode.way_mask if episode.is_ragged else None)
+    if not is_gram:
+        query, sums, squared_norm = _centred(
+            episode.support, episode.support_labels, episode.query, episode.query_mask, n_way=episode.n_way
+        )
+        return GaussianDirect(counts, squared_norm, precision, *masks, query, sums)
+    parts = [_inner_products(*piece, n_way=episode.n_way) for piece in _pieces(episode)]
+    joined = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
+    squared_norm, gram, cross, sum_gram = (tensor.reshape(*episode.batch_shape, *tensor.shape[1:]) for tensor in joined)
+    return GaussianGram(counts, squared_norm, precision, *masks, gram, cross.mT, sum_gram)
 
 
 def is_gram_cheaper(n_queries: int, n_features: int, n_way: int, n_layers: int) -> bool:
@@ -275,10 +278,33 @@ def _unbiased(residual_gram: Tensor, nearest: Tensor, counts: Tensor) -> Tensor:
     return residual_gram * weight * weight.mT
 
 
-def _fixed_log_likelihood(likelihood: _Gaussian, sums_dot_means: Tensor, mean_squared_norms: Tensor) -> Tensor:
-    """Return -½ β ( Σ_S ‖z_n - θ_{y_n}‖² + Σ_Q ‖z_n‖² )."""
-    counts = likelihood.counts
-    if likelihood.way_mask is not None:
-        counts = counts * likelihood.way_mask
-    scatter = likelihood.support_squared_norm + (counts * mean_squared_norms - 2 * sums_dot_means).sum(-1)
-    return -0.5 * likelihood.precision * (scatter + likelihood.squared_norms.sum(-1))
+def _pieces(episode: Episode) -> Iterator[tuple[Tensor, ...]]:
+    """Cut a batch into pieces whose centred copy stays small: it bounds the memory, and on a CPU it stays in cache."""
+    tensors = [episode.support, episode.support_labels, episode.query]
+    tensors += [] if episode.query_mask is None else [episode.query_mask]
+    n_leading, n_batch = len(episode.batch_shape), episode.batch_shape.numel()
+    bytes_each = episode.n_queries * episode.n_features * episode.query.element_size()
+    n_at_once = max(1, _PIECE_BYTES.get(episode.query.device.type, _PIECE_BYTES["cuda"]) // bytes_each)
+    flat = [tensor.reshape(n_batch, *tensor.shape[n_leading:]) for tensor in tensors]
+    return zip(*(torch.split(tensor, n_at_once) for tensor in flat), strict=True)
+
+
+def _inner_products(
+    support: Tensor, support_labels: Tensor, query: Tensor, query_mask: Tensor | None = None, *, n_way: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return the support's squared norm, z_n·z_m, S_k·z_n and S_k·S_l of centred features."""
+    query, sums, squared_norm = _centred(support, support_labels, query, query_mask, n_way=n_way)
+    return squared_norm, query @ query.mT, sums @ query.mT, sums @ sums.mT
+
+
+def _centred(
+    support: Tensor, support_labels: Tensor, query: Tensor, query_mask: Tensor | None, *, n_way: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return queries and support sums, centred on the support's mean, and the support's squared norm; padding is 0."""
+    one_hot_rows = one_hot(support_labels, n_way, query.dtype)
+    sums, counts = one_hot_rows.mT @ support, one_hot_rows.sum(-2)[..., None]
+    center = sums.sum(-2, keepdim=True) / counts.sum(-2, keepdim=True)
+    is_real = one_hot_rows.sum(-1, keepdim=True)
+    squared_norm = torch.linalg.vector_norm((support - center) * is_real, dim=(-2, -1)).square()
+    query = query - center
+    return query if query_mask is None else query * query_mask[..., None], sums - counts * center, squared_norm

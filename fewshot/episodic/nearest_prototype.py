@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from episodes import Episode
-from fewshot.prototypes import class_means, prototype_logits, way_logits
+from fewshot.prototypes import class_means, log_softmax_over_ways, prototype_logits, way_logits
 
 __all__ = ["NearestPrototype", "nearest_prototype_log_probs"]
 
@@ -17,7 +17,7 @@ def nearest_prototype_log_probs(episode: Episode) -> Tensor:
     """Return log softmax_k( -½‖z_n - mean of class k‖² ), shape (..., n_queries, n_way)."""
     prototypes = class_means(episode.support, episode.support_labels, episode.n_way)
     logits = prototype_logits(episode.query, prototypes)
-    return way_logits(logits, episode.way_mask if episode.is_ragged else None).log_softmax(-1)
+    return log_softmax_over_ways(way_logits(logits, episode.way_mask if episode.is_ragged else None))
 
 
 @dataclass(frozen=True, slots=True)
