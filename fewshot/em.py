@@ -156,8 +156,8 @@ def objective(
 
 def hard_assignments(responsibilities: Tensor) -> Tensor:
     """Replace each row by the one-hot row of its largest entry (not differentiable)."""
-    best = responsibilities.argmax(-1, keepdim=True)
-    return torch.zeros_like(responsibilities).scatter(-1, best, 1.0)
+    by_way = responsibilities.mT
+    return torch.zeros_like(by_way).scatter(-2, by_way.argmax(-2, keepdim=True), 1.0).mT
 
 
 def run_em(

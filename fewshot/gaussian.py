@@ -209,7 +209,7 @@ def gaussian_likelihood(
         return GaussianDirect(counts, squared_norm, precision, *masks, query, sums)
     parts = [_inner_products(*piece, n_way=episode.n_way) for piece in _pieces(episode)]
     joined = [torch.cat(tensors) for tensors in zip(*parts, strict=True)]
-    squared_norm, gram, cross, sum_gram = (tensor.reshape(*episode.batch_shape, *tensor.shape[1:]) for tensor in joined)
+    squared_norm, gram, cross, sum_gram = (tensor.reshape(episode.batch_shape + tensor.shape[1:]) for tensor in joined)
     return GaussianGram(counts, squared_norm, precision, *masks, gram, cross.mT, sum_gram)
 
 
@@ -304,7 +304,8 @@ def _centred(
     one_hot_rows = one_hot(support_labels, n_way, query.dtype)
     sums, counts = one_hot_rows.mT @ support, one_hot_rows.sum(-2)[..., None]
     center = sums.sum(-2, keepdim=True) / counts.sum(-2, keepdim=True)
-    is_real = one_hot_rows.sum(-1, keepdim=True)
-    squared_norm = torch.linalg.vector_norm((support - center) * is_real, dim=(-2, -1)).square()
-    query = query - center
-    return query if query_mask is None else query * query_mask[..., None], sums - counts * center, squared_norm
+    support, query = support - center, query - center
+    if query_mask is not None:
+        support, query = support * one_hot_rows.sum(-1, keepdim=True), query * query_mask[..., None]
+    squared_norm = torch.linalg.vector_norm(support, dim=(-2, -1)).square()
+    return query, sums - counts * center, squared_norm
