@@ -528,6 +528,11 @@ def test_a_missing_file_is_named(tmp_path, monkeypatch, name, labels):
         load_features(name, labels=labels)
 
 
+def test_integer_labels_of_a_table_sort_by_value(tmp_path):
+    path = in_folder(tmp_path, "a.csv", write_bytes, b"f0,label\n1,10\n2,9\n3,10")
+    assert_is_pool(load_features(path), torch.tensor([[1.0], [2.0], [3.0]]), [1, 0, 1], ("9", "10"))
+
+
 def test_missing_labels_of_a_nullable_column_are_counted(tmp_path):
     pandas = pytest.importorskip("pandas")
     labels = pandas.array([1, None, 2], dtype="Int64")

@@ -1,0 +1,58 @@
+"""README says what the program says."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cli.main import cli
+from fewshot.registry import METHODS
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+COMMANDS = (["episode"], ["train", "unem"], ["methods"])
+
+
+def help_text(command: list[str]) -> str:
+    """Return a command's help as a terminal of 100 columns shows it."""
+    result = CliRunner().invoke(cli, [*command, "--help"], prog_name="fewshot", terminal_width=100)
+    assert result.exit_code == 0
+    return result.output.rstrip()
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_readme_holds_the_help_as_it_is(command):
+    assert f"```text\n{help_text(command)}\n```" in README
+
+
+def test_every_command_is_in_readme():
+    known = {" ".join(command) for command in COMMANDS}
+    for name, command in cli.commands.items():
+        names = [f"{name} {sub}" for sub in command.commands] if hasattr(command, "commands") else [name]
+        assert set(names) <= known
+
+
+def test_readme_names_every_method():
+    for name in METHODS:
+        assert f"`{name}`" in README
+
+
+def test_every_reference_key_is_in_readmes_list():
+    keys = {key for path in Path("fewshot").rglob("*.py") for key in re.findall(r"^ {4}\[([A-Z]+)\] ", path.read_text(), re.M)}
+    assert keys
+    for key in keys:
+        assert f"| [{key}] |" in README
+
+
+def test_python_in_readme_runs():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.S)
+    assert blocks
+    parser = doctest.DocTestParser()
+    for block in blocks:
+        test = parser.get_doctest(block, {}, "README.md", "README.md", 0)
+        assert test.examples
+        results = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+        assert results.failed == 0
