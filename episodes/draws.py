@@ -75,12 +75,14 @@ def dirichlet_shares(concentration: Tensor, *, generator: torch.Generator) -> Te
     Returns
     -------
     Tensor (..., n_way), float64
-        Non-negative, sums to 1.
+        Non-negative, sums to 1; a positive parameter gives a share of at least 1e-300, so that
+        :func:`proportional_counts` can fill up such ways when the others are full.
     """
-    # torch.distributions takes no generator; this is the function that it calls itself.
-    gammas = torch._standard_gamma(concentration.clamp(min=1e-12), generator=generator)
-    gammas = torch.where(concentration > 0, gammas.clamp(min=torch.finfo(gammas.dtype).tiny), 0.0)
-    return gammas / gammas.sum(-1, keepdim=True)
+    # torch.distributions takes no generator; _standard_gamma is the function that it calls itself. Gammas of a small
+    # parameter underflow, so they are made as logarithms: Gamma(a) = Gamma(a + 1) · U^(1/a).
+    coins = torch.rand(concentration.shape, dtype=concentration.dtype, generator=generator, device=concentration.device)
+    log_gammas = torch._standard_gamma(concentration + 1, generator=generator).log() + coins.log() / concentration
+    return torch.where(concentration > 0, log_gammas.softmax(-1).clamp(min=1e-300), 0.0)
 
 
 def proportional_counts(shares: Tensor, total: int, limits: Tensor) -> Tensor:
@@ -92,7 +94,7 @@ def proportional_counts(shares: Tensor, total: int, limits: Tensor) -> Tensor:
     Parameters
     ----------
     shares : Tensor (..., n_way), float64
-        Non-negative, not all zero.
+        Non-negative, not all zero; the positive ones at least 1e-300.
     total : int
         Sum of the counts; at most the sum of the limits of the ways with a positive share.
     limits : Tensor (..., n_way), int64

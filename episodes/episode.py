@@ -159,6 +159,11 @@ def _check_shapes(episode: Episode) -> None:
 
 def _check_labels(episode: Episode) -> None:
     lowest = -1 if episode.is_ragged else 0
+    if bool((episode.class_ids < lowest).any()):
+        raise ValueError(
+            f"class_ids must be at least {lowest}, got {int(episode.class_ids.min())}: "
+            "-1 marks an absent way, in a ragged batch only (one with a query_mask)"
+        )
     for name in ("support_labels", "query_labels"):
         labels = getattr(episode, name)
         if labels is None or labels.numel() == 0:
@@ -235,12 +240,12 @@ class EpisodeIndex(NamedTuple):
             On the device of ``features``.
         """
         trimmed = self if bool((self.query_index[:, -1:] >= 0).all()) else _trimmed(self)
+        is_ragged = any(bool((tensor < 0).any()) for tensor in trimmed)
         index, labels, query_index, query_labels, class_ids = (tensor.to(features.device) for tensor in trimmed)
         items = torch.cat([index.flatten(), query_index.flatten()]).clamp_(min=0)
         out = None if buffer is None else buffer[: len(items) * features.shape[1]].view(len(items), -1)
         picked = torch.index_select(features, 0, items, out=out) if out is not None else features[items]
         n_support = index.numel()
-        is_ragged = bool((class_ids < 0).any()) or bool((query_labels < 0).any()) or bool((labels < 0).any())
         return Episode(
             support=picked[:n_support].view(*index.shape, -1),
             support_labels=labels,

@@ -47,7 +47,7 @@ class MetaDatasetSampler:
     Raises
     ------
     ValueError
-        If a class has fewer than two items, or fewer than ``min_way`` classes are left.
+        If a setting is out of range, a class has fewer than two items, or fewer than ``min_way`` classes are left.
 
     Source
     ------
@@ -76,6 +76,10 @@ class MetaDatasetSampler:
         on_small_class: str = "error",
         class_names: Sequence[str] | None = None,
     ) -> None:
+        if on_small_class not in ("error", "skip"):
+            raise ValueError(f"on_small_class must be one of error, skip; got {on_small_class!r}")
+        if max_query < 1:
+            raise ValueError(f"max_query must be at least 1, got {max_query}")
         pool = class_pool(labels)
         is_small = pool.sizes < 2
         if bool(is_small.any()) and on_small_class == "error":

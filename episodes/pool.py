@@ -62,14 +62,15 @@ def class_pool(labels: Tensor) -> ClassPool:
         If the labels are not a vector of non-negative integers.
     """
     labels = torch.as_tensor(labels)
-    if labels.is_floating_point() or labels.dtype == torch.bool:
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
         raise TypeError(f"labels must be integers, got {labels.dtype}")
     if labels.dim() != 1 or len(labels) == 0:
         raise ValueError(f"labels must have shape (n,) with n >= 1, got {tuple(labels.shape)}")
+    labels = labels.cpu().long()
     if int(labels.min()) < 0:
         raise ValueError("labels must not be negative: leave unlabelled rows (-1) out of the pool")
-    class_ids, sizes = torch.unique(labels.long().cpu(), return_counts=True)
-    return ClassPool(labels.cpu().argsort(stable=True), sizes.cumsum(0) - sizes, sizes, class_ids)
+    class_ids, sizes = torch.unique(labels, return_counts=True)
+    return ClassPool(labels.argsort(stable=True), sizes.cumsum(0) - sizes, sizes, class_ids)
 
 
 def small_class_message(
@@ -155,7 +156,7 @@ def compacted(index: EpisodeIndex, n_support: int, n_queries: int) -> EpisodeInd
 
 
 def _pad_last(index: Tensor, labels: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    if index.shape[-1] == width:
+    if index.shape[-1] == width and bool((index >= 0).all()):
         return index, labels
     missing = (0, max(0, width - index.shape[-1]))
     order = (index < 0).to(torch.uint8).argsort(dim=-1, stable=True)[:, :width]
