@@ -110,20 +110,15 @@ def proportional_counts(shares: Tensor, total: int, limits: Tensor) -> Tensor:
     >>> proportional_counts(torch.tensor([0.5, 0.3, 0.2]).double(), 10, torch.tensor([4, 9, 9])).tolist()
     [4, 4, 2]
     """
-    limits = torch.where(shares > 0, limits, 0)
-    full_level = torch.where(shares > 0, limits / shares, torch.inf)
-    full_level, order = full_level.sort(-1)
+    full_level, order = torch.where(shares > 0, limits / shares, torch.inf).sort(-1)
     shares_in_order, limits_in_order = shares.gather(-1, order), limits.gather(-1, order)
     filled_before = limits_in_order.cumsum(-1) - limits_in_order
     share_left = shares_in_order.flip(-1).cumsum(-1).flip(-1)
     level = (total - filled_before) / share_left
-    # The level is right when the next class in order does not overflow at it; past the last one all are full.
-    is_right = level <= full_level
-    first = torch.where(is_right.any(-1, keepdim=True), is_right.long().argmax(-1, keepdim=True), 0)
-    level = torch.where(is_right.any(-1, keepdim=True), level.gather(-1, first), torch.inf)
-    ideal = torch.minimum(torch.where(shares > 0, level * shares, 0.0), limits.to(shares.dtype))
+    # The level is right when the next class in order does not overflow at it.
+    first = (level <= full_level).long().argmax(-1, keepdim=True)
+    ideal = torch.minimum(level.gather(-1, first) * shares, limits.to(shares.dtype))
     floor = ideal.floor()
-    remainder = torch.where(floor < limits, ideal - floor, -1.0)
-    rank = remainder.sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
+    rank = (ideal - floor).sort(dim=-1, descending=True, stable=True).indices.argsort(-1)
     missing = total - floor.sum(-1, keepdim=True)
     return floor.long() + (rank < missing).long()

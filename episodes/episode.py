@@ -239,7 +239,7 @@ class EpisodeIndex(NamedTuple):
         Episode
             On the device of ``features``.
         """
-        trimmed = self if bool((self.query_index[:, -1:] >= 0).all()) else _trimmed(self)
+        trimmed = _trimmed(self)
         is_ragged = any(bool((tensor < 0).any()) for tensor in trimmed)
         index, labels, query_index, query_labels, class_ids = (tensor.to(features.device) for tensor in trimmed)
         items = torch.cat([index.flatten(), query_index.flatten()]).clamp_(min=0)

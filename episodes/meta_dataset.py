@@ -10,7 +10,7 @@ from torch import Tensor
 
 from episodes.draws import distinct_indices
 from episodes.episode import EpisodeIndex
-from episodes.pool import class_pool, compacted, draw_batches, pick_items, small_class_message
+from episodes.pool import compacted, draw_batches, pick_items, without_small_classes
 
 __all__ = ["MetaDatasetSampler", "support_counts"]
 
@@ -76,16 +76,11 @@ class MetaDatasetSampler:
         on_small_class: str = "error",
         class_names: Sequence[str] | None = None,
     ) -> None:
-        if on_small_class not in ("error", "skip"):
-            raise ValueError(f"on_small_class must be one of error, skip; got {on_small_class!r}")
         if max_query < 1:
             raise ValueError(f"max_query must be at least 1, got {max_query}")
-        pool = class_pool(labels)
-        is_small = pool.sizes < 2
-        if bool(is_small.any()) and on_small_class == "error":
-            raise ValueError(small_class_message(pool, 2, "one support item + one query", class_names, is_small))
-        self.skipped_class_ids: tuple[int, ...] = tuple(pool.class_ids[is_small].tolist())
-        self._pool = pool.only(~is_small)
+        self._pool, self.skipped_class_ids = without_small_classes(
+            labels, 2, "one support item + one query", on_small_class=on_small_class, class_names=class_names
+        )
         self.min_way, self.max_way = min_way, min(max_way, len(self._pool.sizes))
         self.max_query, self.max_support, self.max_support_per_class = max_query, max_support, max_support_per_class
         if not 1 <= min_way <= self.max_way:

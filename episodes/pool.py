@@ -73,19 +73,45 @@ def class_pool(labels: Tensor) -> ClassPool:
     return ClassPool(labels.argsort(stable=True), sizes.cumsum(0) - sizes, sizes, class_ids)
 
 
-def small_class_message(
-    pool: ClassPool, needed: int, why: str, class_names: Sequence[str] | None, is_small: Tensor
-) -> str:
-    """Say which class is too small, what it has, and what to do."""
-    position = int(is_small.nonzero()[0])
-    class_id = int(pool.class_ids[position])
-    name = f"class {class_id}" if class_names is None else f"class {class_names[class_id]!r}"
-    others = int(is_small.sum()) - 1
-    more = f" (and {others} more such classes)" if others else ""
-    return (
-        f"{name} has {int(pool.sizes[position])} items, fewer than {why} = {needed}{more}: "
-        "ask for less, or leave small classes out with on_small_class='skip'"
-    )
+def without_small_classes(
+    labels: Tensor, needed: int, why: str, *, on_small_class: str, class_names: Sequence[str] | None
+) -> tuple[ClassPool, tuple[int, ...]]:
+    """Sort a pool by class, and leave out or refuse classes with fewer than ``needed`` items.
+
+    Parameters
+    ----------
+    labels : Tensor (n,), integer
+    needed : int
+    why : str
+        What needs as many, for the message.
+    on_small_class : {"error", "skip"}
+    class_names : sequence of str or None
+        For the message, by label.
+
+    Returns
+    -------
+    ClassPool
+    tuple of int
+        The classes left out.
+
+    Raises
+    ------
+    ValueError
+        If a class is too small and ``on_small_class`` is "error", or it is neither word.
+    """
+    if on_small_class not in ("error", "skip"):
+        raise ValueError(f"on_small_class must be one of error, skip; got {on_small_class!r}")
+    pool = class_pool(labels)
+    is_small = pool.sizes < needed
+    small = pool.class_ids[is_small].tolist()
+    if small and on_small_class == "error":
+        name = f"class {small[0]}" if class_names is None else f"class {class_names[small[0]]!r}"
+        others = f" (and {len(small) - 1} more such classes)" if len(small) > 1 else ""
+        raise ValueError(
+            f"{name} has {int(pool.sizes[is_small][0])} items, fewer than {why} = {needed}{others}: "
+            "ask for less, or leave small classes out with on_small_class='skip'"
+        )
+    return pool.only(~is_small), tuple(small)
 
 
 def pick_items(
@@ -169,7 +195,14 @@ def draw_batches(
     """Draw ``n_episodes`` episodes and hand them out ``batch_size`` at a time.
 
     The episodes do not depend on ``batch_size``, and the first of a long run are those of a short one.
+
+    Raises
+    ------
+    ValueError
+        If ``batch_size`` is below 1.
     """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     held: list[EpisodeIndex] = []
     n_held = 0
     for start in range(0, n_episodes, batch_size):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from episodes.draws import dirichlet_shares, distinct_indices, pooled_counts, proportional_counts
 from episodes.episode import EpisodeIndex
-from episodes.pool import ClassPool, class_pool, compacted, draw_batches, pick_items, small_class_message
+from episodes.pool import ClassPool, compacted, draw_batches, pick_items, without_small_classes
 
 __all__ = ["PROTOCOLS", "QUERY_DISTRIBUTIONS", "EpisodeSampler"]
 
@@ -93,13 +93,10 @@ class EpisodeSampler:
         self.n_effective_way = n_way if n_effective_way is None else n_effective_way
         self.query_distribution, self.dirichlet_concentration = query_distribution, dirichlet_concentration
         self.protocol = protocol
-        _check_settings(self, on_small_class)
-        pool = class_pool(labels)
-        is_small = pool.sizes < self._needed
-        if bool(is_small.any()) and on_small_class == "error":
-            raise ValueError(small_class_message(pool, self._needed, self._needed_why, class_names, is_small))
-        self.skipped_class_ids: tuple[int, ...] = tuple(pool.class_ids[is_small].tolist())
-        self._pool = pool.only(~is_small)
+        _check_settings(self)
+        self._pool, self.skipped_class_ids = without_small_classes(
+            labels, self._needed, self._needed_why, on_small_class=on_small_class, class_names=class_names
+        )
         _check_pool(self, self._pool)
 
     @property
@@ -134,11 +131,12 @@ class EpisodeSampler:
         return f"{self.n_way}-way {self.n_shot}-shot, {counts}{ways}, {overlap}"
 
     def sample(self, n_episodes: int, *, generator: torch.Generator) -> EpisodeIndex:
-        """Draw a batch of episodes at once.
+        """Draw a batch of episodes at once; `batches` cuts the same episodes for any batch size.
 
         Parameters
         ----------
         n_episodes : int
+            At least 1.
         generator : torch.Generator
             On the CPU, so that one seed gives the same episodes whatever the device of the features.
 
@@ -182,7 +180,7 @@ class EpisodeSampler:
         return proportional_counts(shares, self.n_queries, available)
 
 
-def _check_settings(sampler: EpisodeSampler, on_small_class: str) -> None:
+def _check_settings(sampler: EpisodeSampler) -> None:
     for name in ("n_way", "n_shot", "n_effective_way", "n_query", "n_query_total"):
         value = getattr(sampler, name)
         if value is not None and value < 1:
@@ -194,7 +192,6 @@ def _check_settings(sampler: EpisodeSampler, on_small_class: str) -> None:
     for name, value, known in (
         ("query_distribution", sampler.query_distribution, QUERY_DISTRIBUTIONS),
         ("protocol", sampler.protocol, PROTOCOLS),
-        ("on_small_class", on_small_class, ("error", "skip")),
     ):
         if value not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
