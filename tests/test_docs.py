@@ -6,6 +6,7 @@ import doctest
 import re
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner
 
@@ -30,7 +31,8 @@ def test_readme_holds_the_help_as_it_is(command):
 
 def test_every_command_is_in_readme():
     known = {" ".join(command) for command in COMMANDS}
-    for name, command in cli.commands.items():
+    for name in cli.list_commands(context := click.Context(cli)):
+        command = cli.get_command(context, name)
         names = [f"{name} {sub}" for sub in command.commands] if hasattr(command, "commands") else [name]
         assert set(names) <= known
 

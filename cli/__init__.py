@@ -1,0 +1,1 @@
+"""Words and files to library calls and back: the command ``fewshot``."""
