@@ -41,6 +41,8 @@ class MetaDatasetSampler:
 
     Attributes
     ----------
+    n_items : int
+        Labels in the pool.
     skipped_class_ids : tuple of int
         Classes left out because they are too small.
 
@@ -81,6 +83,7 @@ class MetaDatasetSampler:
         self._pool, self.skipped_class_ids = without_small_classes(
             labels, 2, "one support item + one query", on_small_class=on_small_class, class_names=class_names
         )
+        self.n_items = len(labels)
         self.min_way, self.max_way = min_way, min(max_way, len(self._pool.sizes))
         self.max_query, self.max_support, self.max_support_per_class = max_query, max_support, max_support_per_class
         if not 1 <= min_way <= self.max_way:

@@ -51,6 +51,8 @@ class EpisodeSampler:
 
     Attributes
     ----------
+    n_items : int
+        Labels in the pool.
     skipped_class_ids : tuple of int
         Classes left out because they are too small.
 
@@ -97,6 +99,7 @@ class EpisodeSampler:
         self._pool, self.skipped_class_ids = without_small_classes(
             labels, self._needed, self._needed_why, on_small_class=on_small_class, class_names=class_names
         )
+        self.n_items = len(labels)
         _check_pool(self, self._pool)
 
     @property

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot.em import EMState, proportions
-from fewshot.prototypes import class_counts, class_sums
+from fewshot.prototypes import class_counts, class_sums, way_logits
 
 __all__ = [
     "DirichletLikelihood",
@@ -32,28 +32,31 @@ _SMALL_ALPHA = 1e-2
 _CHUNK = 1 << 16
 
 
-def simplex_log_features(cosines: Tensor, softmax_scale: Tensor | float, *, simplex_floor: float = 1e-15) -> Tensor:
+def simplex_log_features(
+    cosines: Tensor, softmax_scale: Tensor | float, *, way_mask: Tensor | None = None, simplex_floor: float = 1e-15
+) -> Tensor:
     """Put cosines on the simplex: ln( softmax_k(τ cos_k) + floor ).
 
     Parameters
     ----------
-    cosines : Tensor (..., n_classes)
-        Minus infinity for a class that is not there.
+    cosines : Tensor (..., n_items, n_classes)
     softmax_scale : Tensor () or float
         τ; it multiplies. 30 in EM-Dirichlet for CLIP.
+    way_mask : Tensor (..., n_classes), bool, optional
+        False marks a class that is not there.
     simplex_floor : float
         Added before the logarithm. Default 1e-15, as in the authors' code.
 
     Returns
     -------
-    Tensor (..., n_classes)
+    Tensor (..., n_items, n_classes)
         In [ln floor, 0], up to the floor log-probabilities.
 
     Source
     ------
     [EMD] probability features; [UNEM] with τ learned.
     """
-    log_z = (softmax_scale * cosines).log_softmax(-1)
+    log_z = way_logits(softmax_scale * cosines, way_mask).log_softmax(-1)
     return torch.logaddexp(log_z, torch.log(torch.as_tensor(simplex_floor, dtype=log_z.dtype, device=log_z.device)))
 
 
@@ -157,7 +160,10 @@ def fit_dirichlet(
     """
     mean_log = mean_log_features if feature_mask is None else mean_log_features.masked_fill(~feature_mask, -torch.inf)
     rows = mean_log.detach().reshape(-1, mean_log.shape[-1])
-    first = _closed_form_start(rows, max_concentration) if start is None else start.detach().reshape(rows.shape)
+    if start is None:
+        first = _closed_form_start(rows, max_concentration)
+    else:
+        first = start.detach().reshape(rows.shape).masked_fill(rows == -torch.inf, 0.0)
     tolerance = torch.finfo(rows.dtype).eps ** 0.5 if tolerance is None else tolerance
     n_rows = max(1, _CHUNK // rows.shape[-1])
     pieces = zip(torch.split(rows, n_rows), torch.split(first, n_rows), strict=True)
@@ -293,12 +299,12 @@ def _newton(mean_log: Tensor, alpha: Tensor, n_steps: int, tolerance: float, max
     active = torch.arange(len(alpha), device=alpha.device)
     for _ in range(n_steps):
         current = alpha[active]
-        direction = _newton_direction(current, mean_log[active])
+        direction = _newton_direction(current, mean_log[active], max_concentration)
         proposal = torch.maximum(current - direction, 0.2 * current)
         proposal *= (max_concentration / proposal.sum(-1, keepdim=True)).clamp(max=1)
         alpha[active] = proposal
         if alpha.is_meta:
-            continue
+            break
         change = torch.where(current > 0, (proposal - current) / current, 0.0).abs_().amax(-1)
         active = active[change > tolerance]
         if len(active) == 0:
@@ -306,20 +312,27 @@ def _newton(mean_log: Tensor, alpha: Tensor, n_steps: int, tolerance: float, max
     return alpha
 
 
-def _newton_direction(alpha: Tensor, mean_log: Tensor) -> Tensor:
+def _newton_direction(alpha: Tensor, mean_log: Tensor, max_concentration: float = torch.inf) -> Tensor:
     """Return J⁻¹ r with r = ψ(α) - ψ(Σ α) - ȳ and J = diag(q) - ζ 11ᵀ, by Sherman and Morrison's formula.
 
-    The gradient flows through ȳ alone, which makes one step from a solution differentiable as the solution is.
+    Written as ( ψ(α) - ȳ - level ) / q. Where that step would pass the bound of Σ α, a lower level takes it exactly
+    there: Newton's step for the largest likelihood on the bound. The gradient flows through ȳ alone, which makes one
+    step from a solution differentiable as the solution is.
     """
     with torch.no_grad():
         is_real = alpha > 0
         digamma, q = digamma_trigamma(torch.where(is_real, alpha, 1.0))
-        digamma_sum, zeta = digamma_trigamma(alpha.sum(-1, keepdim=True))
+        total = alpha.sum(-1, keepdim=True)
+        digamma_total, zeta = digamma_trigamma(total)
         weight = is_real / q
-        shrink = zeta / (1 - zeta * weight.sum(-1, keepdim=True))
-        level = digamma - digamma_sum
-    scaled = weight * torch.where(is_real, level - mean_log, 0.0)
-    return scaled + weight * (shrink * scaled.sum(-1, keepdim=True))
+        spread = weight.sum(-1, keepdim=True)
+        # Positive; the clamp is for its rounding.
+        shrink = zeta / (1 - zeta * spread).clamp(min=torch.finfo(alpha.dtype).eps)
+    scaled = weight * torch.where(is_real, digamma - mean_log, 0.0)
+    step = scaled.sum(-1, keepdim=True)
+    level = digamma_total - shrink * (step - digamma_total * spread)
+    level_at_bound = (step - total + max_concentration) / spread
+    return scaled - weight * torch.minimum(level, level_at_bound)
 
 
 def _closed_form_start(mean_log: Tensor, max_concentration: float) -> Tensor:

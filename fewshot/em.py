@@ -206,8 +206,8 @@ def run_em(
     flags = []
     layers = list(zip(class_balance.unbind(-1), temperature.unbind(-1), strict=True))
     for layer, (balance, t) in enumerate(layers):
-        logits = way_logits(likelihood.class_logits(state.parameters), likelihood.way_mask)
-        bracket = _bracket(logits, state.log_proportions, balance, t)
+        bracket = _bracket(likelihood.class_logits(state.parameters), state.log_proportions, balance, t)
+        bracket = way_logits(bracket, likelihood.way_mask)  # last, or minus infinity would meet the gradient of T
         u = softmax_over_ways(bracket)
         if layer == 0:
             flags.append(_are_one_hot(u, likelihood.query_mask))
@@ -218,7 +218,8 @@ def run_em(
             log_proportions = (proportions(u, likelihood.query_mask) + proportion_floor).log()
             state = EMState(likelihood.m_step(u, state.parameters), log_proportions)
     share = proportions(u.detach(), likelihood.query_mask)
-    is_collapsed = (share.amax(-1) > 0.999) & (u.shape[-2] > 1)
+    n_queries = u.shape[-2] if likelihood.query_mask is None else likelihood.query_mask.sum(-1)
+    is_collapsed = (share.amax(-1) > 0.999) & (n_queries > 1)
     objectives = torch.stack(trace) if with_objective else None
     return EMResult(log_softmax_over_ways(bracket), state, objectives, is_collapsed, *flags)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -18,6 +18,8 @@ __all__ = ["EpisodeScores", "Evaluation", "Progress", "evaluate_episodes"]
 
 # Called after each batch with the number of episodes done and each method's running mean accuracy.
 Progress = Callable[[int, Mapping[str, float]], None]
+
+_CACHE_BYTES = 1 << 24
 
 
 class EpisodeScores(NamedTuple):
@@ -110,7 +112,7 @@ def evaluate_episodes(
     sampler : EpisodeSampler or MetaDatasetSampler
     n_episodes : int
     batch_size : int
-        Episodes at once. Sets the peak memory and changes no result.
+        Most episodes at once. Sets the peak memory and changes no result.
     generator : torch.Generator
         On the CPU; decides the episodes.
     progress : callable, optional
@@ -140,6 +142,10 @@ def evaluate_episodes(
             "evaluation needs at least one method, episode and episode per batch, "
             f"got {len(methods)} methods, n_episodes={n_episodes}, batch_size={batch_size}"
         )
+    if len(features) != sampler.n_items:
+        raise ValueError(
+            f"features must have one row for each of the sampler's {sampler.n_items} labels, got {len(features)} rows"
+        )
     tallies = {name: _Tally() for name in methods}
     fingerprint = EpisodeHash()
     n_done = n_queries = n_leaked = 0
@@ -149,10 +155,11 @@ def evaluate_episodes(
         fingerprint.update(index)
         n_queries += int((index.query_index >= 0).sum())
         n_leaked += 0 if sampler.is_disjoint else index.n_leaked
-        buffer = _grown(buffer, index, features)
-        episode = index.gather(features, buffer)
-        for name, method in methods.items():
-            _score(tallies[name], method, episode)
+        for piece in _pieces(index, features):
+            buffer = _grown(buffer, piece, features)
+            episode = piece.gather(features, buffer)
+            for name, method in methods.items():
+                _score(tallies[name], method, episode)
         n_done += index.n_episodes
         if progress is not None:
             progress(n_done, {name: tally.mean() for name, tally in tallies.items()})
@@ -189,7 +196,19 @@ def _score(tally: _Tally, method: Method, episode: Episode) -> None:
         tally.n_one_hot += int(result.is_one_hot.sum())
 
 
+def _pieces(index: EpisodeIndex, features: Tensor) -> Iterator[EpisodeIndex]:
+    """Cut a batch so that on a CPU the features at hand stay in cache, which halves the time to look them up."""
+    bytes_each = _n_items(index) // index.n_episodes * features.element_size() * features.shape[1]
+    n_at_once = max(1, _CACHE_BYTES // bytes_each) if features.device.type == "cpu" else index.n_episodes
+    for start in range(0, index.n_episodes, n_at_once):
+        yield index.rows(start, start + n_at_once)
+
+
+def _n_items(index: EpisodeIndex) -> int:
+    return index.support_index.numel() + index.query_index.numel()
+
+
 def _grown(buffer: Tensor, index: EpisodeIndex, features: Tensor) -> Tensor:
     """Return storage that holds the batch, the same one as long as it is large enough."""
-    needed = (index.support_index.numel() + index.query_index.numel()) * features.shape[1]
+    needed = _n_items(index) * features.shape[1]
     return buffer if len(buffer) >= needed else features.new_empty(needed)

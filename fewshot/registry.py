@@ -85,7 +85,7 @@ def build_method(text: str) -> Method:
     Examples
     --------
     >>> build_method("em-gaussian:class_balance=0.5,n_layers=3").describe()
-    "scale 0.45 in units of the episode's scatter, class balance 0.5, temperature 1, 3 layers"
+    "scale 0.75 in units of the episode's scatter, class balance 0.5, temperature 1, 3 layers"
     """
     name, _, words = text.partition(":")
     check_choice("method", name, METHODS)

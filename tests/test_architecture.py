@@ -68,7 +68,9 @@ def test_every_module_lists_its_public_names_as_they_are():
 
 
 def test_the_package_ships_code_and_not_the_tests():
-    found = re.search(r"\[tool\.setuptools\.packages\.find\]\ninclude = \[(.*)\]", (ROOT / "pyproject.toml").read_text())
+    found = re.search(
+        r"\[tool\.setuptools\.packages\.find\]\ninclude = \[(.*)\]", (ROOT / "pyproject.toml").read_text()
+    )
     assert found is not None
     assert found.group(1) == '"fewshot", "fewshot.*", "episodes", "cli"'
 

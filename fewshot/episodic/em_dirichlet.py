@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from episodes import Episode
@@ -59,15 +58,11 @@ def episode_cosines(episode: Episode, inputs: str) -> Episode:
 
 def simplex_likelihood(cosines: Episode, softmax_scale: Tensor | float) -> DirichletLikelihood:
     """Put an episode of cosines on the simplex and prepare it for EM; absent ways have no share of the simplex."""
-    support, query = cosines.support, cosines.query
     way_mask = cosines.way_mask if cosines.is_ragged else None
-    if way_mask is not None:
-        is_absent = ~way_mask[..., None, :]
-        support, query = support.masked_fill(is_absent, -torch.inf), query.masked_fill(is_absent, -torch.inf)
     return dirichlet_likelihood(
-        simplex_log_features(support, softmax_scale),
+        simplex_log_features(cosines.support, softmax_scale, way_mask=way_mask),
         cosines.support_labels,
-        simplex_log_features(query, softmax_scale),
+        simplex_log_features(cosines.query, softmax_scale, way_mask=way_mask),
         query_mask=cosines.query_mask,
         way_mask=way_mask,
         proportion_floor=PROPORTION_FLOOR,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from episodes import Episode
+from fewshot.checks import check_non_negative, check_positive
 from fewshot.em import EMResult
 from fewshot.episodic.em_gaussian import EMGaussian
 
@@ -45,6 +46,11 @@ class Paddle:
     n_layers : int
         EM iterations. Default 100, as in the authors' configuration; fewer are often better.
 
+    Raises
+    ------
+    ValueError
+        If a setting is out of range.
+
     Source
     ------
     [PADDLE] Algorithm 1.
@@ -53,6 +59,10 @@ class Paddle:
     is_transductive: ClassVar[bool] = True
     class_balance: float = 1.0
     n_layers: int = 100
+
+    def __post_init__(self) -> None:
+        check_non_negative("class_balance", self.class_balance)
+        check_positive("n_layers", self.n_layers)
 
     def __call__(self, episode: Episode) -> Tensor:
         """Return log-probabilities, shape (..., n_queries, n_way)."""

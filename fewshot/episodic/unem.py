@@ -190,7 +190,8 @@ class UNEM(nn.Module):
         problem = prepared.problem
         dtype = problem.query.dtype if isinstance(problem, Episode) else problem.precision.dtype
         balance, temperature, scale = (
-            numbers.to(dtype)[prepared.schedule] for numbers in (self.class_balance, self.temperature, self.scale)
+            numbers.to(dtype)[prepared.schedule[None]][0]
+            for numbers in (self.class_balance, self.temperature, self.scale)
         )
         if isinstance(problem, Episode):
             likelihood = simplex_likelihood(problem, scale[..., None, None])
@@ -203,8 +204,8 @@ class UNEM(nn.Module):
         """Say in one line which settings are used."""
         unit = "" if self.likelihood == "dirichlet" or not self.is_relative else " in units of the episode's scatter"
         scales = ", ".join(f"{scale:.3g}" for scale in self.scale.tolist())
-        shots = f" for {', '.join(map(str, self.shots))} shots" if len(self.shots) > 1 else ""
-        return f"{self.n_layers} {self.likelihood} layers, scale {scales}{unit}{shots}; {self.origin}"
+        shots = f" at {', '.join(map(str, self.shots))} shots" if len(self.shots) > 1 else ""
+        return f"{self.origin}; {self.n_layers} {self.likelihood} layers, scale {scales}{unit}{shots}"
 
     def settings(self) -> dict[str, object]:
         """Return what, beside the parameters, makes the model again."""

@@ -76,9 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder of imagenet50_moco.npz")
     parser.add_argument("--n-episodes", type=int, default=1000)
+    parser.add_argument("--shots", type=int, nargs="+", default=(1, 5, 10))
     options = parser.parse_args()
     train, test = Pool(options.data, is_training=True), Pool(options.data, is_training=False)
-    for n_shot in (1, 5, 10):
+    for n_shot in options.shots:
         methods = {
             "nearest prototype": NearestPrototype(),
             "PADDLE, 100 layers": Paddle(),
@@ -89,11 +90,14 @@ def main() -> None:
             "UNEM trained at 5 ways, nll, raw scale": trained(train, n_shot, (5,), "nll", is_relative=False),
             "UNEM trained on a mix, nll": trained(train, n_shot, (2, 5, 10, 20), "nll"),
         }
-        print(f"\n{n_shot}-shot        effective ways:" + "".join(f"{ways:>16d}" for ways in EFFECTIVE_WAYS))
+        print(f"\n| {n_shot}-shot; effective ways: | {' | '.join(map(str, EFFECTIVE_WAYS))} |\n|---|{'---|' * 5}")
         columns = [test.scores(methods, n_shot, ways, options.n_episodes) for ways in EFFECTIVE_WAYS]
         for name in methods:
             cells = [column[name].interval for column in columns]
-            print(f"{name:40s}" + "".join(f"{100 * c.mean:9.2f} ± {100 * c.half_width:.2f}" for c in cells), flush=True)
+            print(
+                f"| {name} | {' | '.join(f'{100 * c.mean:.1f} ± {100 * c.half_width:.1f}' for c in cells)} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
