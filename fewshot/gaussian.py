@@ -235,7 +235,7 @@ def effective_variance(likelihood: GaussianDirect | GaussianGram, n_features: in
 
     The variance that a Gaussian with one precision should have in the directions where the items vary: C's mean
     eigenvalue, weighted by the eigenvalues themselves. Estimated from the residuals of the queries to their nearest
-    prototypes, so that it exists at one shot; tr(C²) from pairs of different queries, without bias, and never below
+    prototypes, so that it exists at one shot; tr(C²) from pairs of different queries, and never below
     tr(C)² / n_features, its least possible value.
 
     Parameters
@@ -251,6 +251,8 @@ def effective_variance(likelihood: GaussianDirect | GaussianGram, n_features: in
 
     Notes
     -----
+    A unit, not an estimator of C: queries of one class share the error of their prototype, which at few shots makes it
+    larger than its name says. Schedules are therefore learned for each shot count.
     Ours, not in the paper, whose scale is that of one backbone's raw features. Of the units tried (mean squared
     distance to the class mean; variance along the lines between prototypes; this one), this is the one in which
     the precisions learned separately on five feature sets and three shot counts agree: within a factor of 3,

@@ -38,7 +38,11 @@ def load_unem(path: str | Path) -> tuple[UNEM, dict[str, object]]:
         If it is not a UNEM model of this library.
     """
     tensors, metadata = load_tensors(path, kind=_KIND)
-    model = UNEM(**metadata["settings"])  # type: ignore[arg-type]
-    model.load_state_dict(tensors)
-    model.origin = f"{metadata['origin']} ({Path(path).name})"
-    return model, dict(metadata["training"])  # type: ignore[call-overload]
+    try:
+        model = UNEM(**metadata["settings"])  # type: ignore[arg-type]
+        model.load_state_dict(tensors)
+        model.origin = f"{metadata['origin']} ({Path(path).name})"
+        return model, dict(metadata["training"])  # type: ignore[call-overload]
+    except (KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is not a whole UNEM model ({reason}): train it again with `fewshot train`") from error

@@ -64,11 +64,11 @@ class EMGaussian:
     def solve(self, episode: Episode) -> EMResult:
         """Return responsibilities, last state and warning flags."""
         likelihood = gaussian_likelihood(episode, n_layers=self.n_layers)
-        unit = effective_variance(likelihood, episode.n_features) if self.is_relative else likelihood.precision
+        precision = self.scale**2 * likelihood.precision
+        if self.is_relative:
+            precision = precision / effective_variance(likelihood, episode.n_features)
         layers = episode.query.new_ones(self.n_layers)
-        return run_em(
-            with_precision(likelihood, self.scale**2 / unit), self.class_balance * layers, self.temperature * layers
-        )
+        return run_em(with_precision(likelihood, precision), self.class_balance * layers, self.temperature * layers)
 
     def describe(self) -> str:
         """Say in one line which settings are used."""

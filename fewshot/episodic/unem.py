@@ -106,9 +106,11 @@ class UNEM(nn.Module):
     ) -> None:
         super().__init__()
         check_positive("n_layers", n_layers)
+        if not shots:
+            raise ValueError("shots must name at least one number of support items per class, got none")
         for shot in shots:
             check_positive("shots", shot)
-        self.shots = tuple(sorted(shots))
+        self.shots = tuple(shots)
         self.likelihood = check_choice("likelihood", likelihood, LIKELIHOODS)
         self.inputs = check_choice("inputs", inputs, INPUTS)
         self.is_relative = is_relative

@@ -48,7 +48,7 @@ def double_softmax_loss(log_probs: Tensor, labels: Tensor) -> Tensor:
     """Return the paper's loss: the cross-entropy of softmax(u), though u is a softmax already.
 
     Up to a nearly constant term it is 1 - u of the right answer, the expected error. It lies in
-    [log(e + n_way - 1) - 1, log(e + n_way - 1)] and is log n_way where u is uniform.
+    [log(e + n_way - 1) - 1, log(e + n_way - 1)] and is log n_way where u is uniform; n_way counts padding ways too.
 
     Parameters
     ----------
