@@ -19,7 +19,7 @@ from fewshot import UNEM, fit_unem
 
 SHOTS = (1, 2, 5, 10, 20)
 # Episodes per batch, and how much more the regimes count in which every class is present: with more shots there is less
-# to gain from answering together, and more to lose. From ten shots on, regimes of two present classes are left out.
+# to gain from answering together, and more to lose.
 EPISODES = {1: 8, 2: 8, 5: 4, 10: 4, 20: 4}
 EMPHASIS = {1: 1, 2: 1, 5: 3, 10: 3, 20: 3}
 # Batches of episodes per feature set, shot count and regime: where all classes are present counts most.
@@ -94,7 +94,6 @@ def training_episodes(data: dict, n_shot: int, *, is_light: bool = False) -> lis
         regime_episodes(features, labels, classes, n_shot, regime, EPISODES[n_shot], 1000 * number + repeat)
         for features, labels, classes, _ in data.values()
         for number, (regime, weight) in enumerate(REGIMES)
-        if n_shot < 10 or regime.get("n_effective_way") != 2
         for repeat in range(1 if is_light else weight if "n_effective_way" in regime else weight * EMPHASIS[n_shot])
     ]
     return [batch for batch in batches if batch is not None]
