@@ -141,9 +141,13 @@ def pick_items(
     """
     sizes = torch.where(classes >= 0, pool.sizes[classes], 0)
     support = distinct_indices(n_support, sizes, generator=generator)
-    query = distinct_indices(n_query, sizes - n_support if is_disjoint else sizes, generator=generator)
+    has_queries = n_query > 0
+    n_left = (sizes - n_support if is_disjoint else sizes)[has_queries]
+    drawn = distinct_indices(n_query[has_queries], n_left, generator=generator)
     if is_disjoint:
-        query = torch.where(query >= 0, past_support(query, support), -1)
+        drawn = torch.where(drawn >= 0, past_support(drawn, support[has_queries]), -1)
+    query = drawn.new_full((*n_query.shape, drawn.shape[-1]), -1)
+    query[has_queries] = drawn
     class_ids = torch.where(classes >= 0, pool.class_ids[classes], -1)
     return EpisodeIndex(*_flat_items(pool, classes, support), *_flat_items(pool, classes, query), class_ids)
 

@@ -157,7 +157,7 @@ def objective(
 def hard_assignments(responsibilities: Tensor) -> Tensor:
     """Replace each row by the one-hot row of its largest entry (not differentiable)."""
     by_way = responsibilities.mT
-    return torch.zeros_like(by_way).scatter(-2, by_way.argmax(-2, keepdim=True), 1.0).mT
+    return torch.zeros_like(by_way).scatter(-2, by_way.max(-2, keepdim=True).indices, 1.0).mT
 
 
 def run_em(

@@ -19,7 +19,7 @@ __all__ = ["EpisodeScores", "Evaluation", "Progress", "evaluate_episodes"]
 # Called after each batch with the number of episodes done and each method's running mean accuracy.
 Progress = Callable[[int, Mapping[str, float]], None]
 
-_CACHE_BYTES = 1 << 24
+_CACHE_BYTES = 1 << 23
 
 
 class EpisodeScores(NamedTuple):

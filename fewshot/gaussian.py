@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 # Bytes of centred queries at once when inner products are taken.
-_PIECE_BYTES = {"cpu": 1 << 21, "cuda": 1 << 28}
+_PIECE_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True, slots=True, eq=False)

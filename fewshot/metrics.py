@@ -37,7 +37,7 @@ def episode_accuracy(log_probs: Tensor, labels: Tensor) -> Tensor:
     0.5
     """
     is_real = labels >= 0
-    is_right = log_probs.mT.argmax(-2) == labels
+    is_right = log_probs.mT.max(-2).indices == labels
     return is_right.sum(-1) / is_real.sum(-1)
 
 

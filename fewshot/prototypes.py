@@ -91,8 +91,8 @@ def prototype_logits(query: Tensor, prototypes: Tensor) -> Tensor:
     Tensor (..., n_queries, n_way)
         Stored way by way, see `softmax_over_ways`.
     """
-    scores = prototypes @ query.mT - 0.5 * prototypes.square().sum(-1)[..., None]
-    return scores.mT
+    squared_norms: Tensor = torch.linalg.vector_norm(prototypes, dim=-1, keepdim=True).square()
+    return (prototypes @ query.mT - 0.5 * squared_norms).mT
 
 
 def l2_normalize(features: Tensor) -> Tensor:

@@ -51,7 +51,7 @@ def rows(progress: Callable[[str], None]) -> list[Row]:
 def _engine() -> list[Row]:
     found = []
     for n_way, n_features, targets in (
-        (5, 640, {"nearest-prototype": 20000, "simpleshot": 15000, "unem": 2500, "paddle": 600}),
+        (5, 640, {"nearest-prototype": 20000, "simpleshot": None, "unem": 2500, "paddle": 600}),
         (20, 1600, {"unem": None}),
     ):
         features, labels = synthetic_pool(20, 600, n_features)
@@ -59,9 +59,9 @@ def _engine() -> list[Row]:
         sampler = EpisodeSampler(labels, n_way=n_way, n_shot=5, **queries)
         where = f"{n_way}-way 5-shot, 75 queries, d = {n_features}"
         for name, target in targets.items():
-            rate = _rate(name, sampler, features, 2000 if name == "nearest-prototype" else 600)
-            if target is not None:
-                found.append(Row(f"{name}, {where}", f"{rate:,.0f} ep/CPU-s", f"≥ {target:,}", rate >= target))
+            rate = _rate(name, sampler, features, 10_000 if target is None or target > 10_000 else 4_000)
+            asked, is_reached = ("", None) if target is None else (f"≥ {target:,}", rate >= target)
+            found.append(Row(f"{name}, {where}", f"{rate:,.0f} ep/CPU-s", asked, is_reached))
             if name in ("unem", "nearest-prototype"):
                 loop = _loop_rate(name, features, labels.tolist(), n_way)
                 wanted = 5 if name == "unem" else None
