@@ -109,7 +109,7 @@ def without_small_classes(
         others = f" (and {len(small) - 1} more such classes)" if len(small) > 1 else ""
         raise ValueError(
             f"{name} has {int(pool.sizes[is_small][0])} items, fewer than {why} = {needed}{others}: "
-            "ask for less, or leave small classes out with on_small_class='skip'"
+            "ask for less, or leave small classes out (on_small_class: skip)"
         )
     return pool.only(~is_small), tuple(small)
 
