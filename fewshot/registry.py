@@ -13,6 +13,7 @@ from fewshot.episodic.em_gaussian import EMGaussian
 from fewshot.episodic.method import Method
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.paddle import Paddle
+from fewshot.episodic.presets import DEFAULT_PRESET
 from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.episodic.unem import UNEM
 
@@ -39,7 +40,7 @@ class MethodEntry(NamedTuple):
     reference: str
 
 
-def _unem_dirichlet(preset: str = "dirichlet") -> UNEM:
+def _unem(preset: str = DEFAULT_PRESET) -> UNEM:
     return UNEM.from_preset(preset)
 
 
@@ -57,9 +58,9 @@ METHODS: dict[str, MethodEntry] = {
     "hard-em-dirichlet": MethodEntry(
         partial(EMDirichlet, n_layers=10, is_hard=True), True, "EM-Dirichlet with one-hot assignments", "EMD"
     ),
-    "unem": MethodEntry(UNEM.from_preset, True, "unrolled EM with learned schedules, Gaussian classes", "UNEM"),
+    "unem": MethodEntry(_unem, True, "unrolled EM with learned schedules, Gaussian classes", "UNEM"),
     "unem-dirichlet": MethodEntry(
-        _unem_dirichlet, True, "unrolled EM with learned schedules, Dirichlet classes", "UNEM"
+        partial(_unem, preset="dirichlet"), True, "unrolled EM with learned schedules, Dirichlet classes", "UNEM"
     ),
 }
 
