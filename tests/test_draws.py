@@ -10,29 +10,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from episodes.draws import dirichlet_shares, distinct_indices, pooled_counts, proportional_counts
+from tests.drawing import SEEDS, assert_follows, generator, uniform
 from tests.reference.sampler_loop import largest_remainder_counts
-
-SEEDS = st.integers(0, 2**32 - 1)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def assert_follows(draws, probabilities):
-    """Chi-square of hashable draws against a dict of exact probabilities; the seed is fixed, so is the answer."""
-    observed = dict.fromkeys(probabilities, 0)
-    for draw in draws:
-        observed[draw] += 1  # an impossible outcome is a KeyError
-    expected = [len(draws) * p for p in probabilities.values()]
-    assert min(expected) > 5
-    assert stats.chisquare(list(observed.values()), expected).pvalue > 1e-3
-
-
-def uniform(outcomes):
-    outcomes = list(outcomes)
-    return dict.fromkeys(outcomes, 1 / len(outcomes))
-
 
 # ---------------------------------------------------------------------------------------------------- distinct indices
 
