@@ -26,8 +26,9 @@ from cli.tables import episode_report
 from episodes import EpisodeSampler, MetaDatasetSampler
 from episodes.sampler import PROTOCOLS, QUERY_DISTRIBUTIONS
 from fewshot.episodic.method import Method
+from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.evaluation import Evaluation, evaluate_episodes
-from fewshot.features import FeatureSet
+from fewshot.features import FeatureSet, load_features
 from fewshot.models import load_unem
 from fewshot.registry import build_method
 from fewshot.storage import write_text_atomic
@@ -66,6 +67,11 @@ _method_options = bundle(
     ),
     click.option(
         "--weights", metavar="FILE", help="Trained numbers for the method unem, as fewshot train writes them."
+    ),
+    click.option(
+        "--base-features",
+        metavar="FILE",
+        help="Features of other (base) classes, whose mean simpleshot subtracts before it normalises.",
     ),
     click.option(
         "--allow-seen-classes",
@@ -196,6 +202,8 @@ def _check_methods(settings: Mapping[str, Any]) -> None:
         raise click.UsageError(f"--method {repeated} is given twice")
     if settings["weights"] is not None and "unem" not in methods:
         raise click.UsageError("--weights gives trained numbers to the method unem: add --method unem")
+    if settings["base_features"] is not None and "simpleshot" not in methods:
+        raise click.UsageError("--base-features gives a mean to the method simpleshot: add --method simpleshot")
 
 
 def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -217,6 +225,8 @@ def _evaluate(settings: dict[str, Any]) -> dict[str, Any]:
     weights = None
     if settings["weights"] is not None:
         methods["unem"], weights = _trained(settings, pool)
+    if settings["base_features"] is not None:
+        methods["simpleshot"] = _centred(settings["base_features"], pool)
     for method in methods.values():
         if isinstance(method, torch.nn.Module):
             method.to(settings["device"])
@@ -253,6 +263,17 @@ def _trained(settings: Mapping[str, Any], pool: FeatureSet) -> tuple[Method, dic
             "--allow-seen-classes"
         )
     return model, {"file": settings["weights"], "training": training, "seen_classes": seen}
+
+
+def _centred(base_features: str, pool: FeatureSet) -> Method:
+    """Return SimpleShot with the mean of the base classes."""
+    base = load_features(base_features).features
+    if base.shape[1] != pool.features.shape[1]:
+        raise ValueError(
+            f"{base_features} has {base.shape[1]} features a row, the features to evaluate {pool.features.shape[1]}: "
+            "take both from one extractor"
+        )
+    return SimpleShot(base.mean(0))
 
 
 def _run_all(settings: Mapping[str, Any], pool: FeatureSet, methods: Mapping[str, Method]) -> list[Run]:

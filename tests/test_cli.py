@@ -28,7 +28,7 @@ from cli.tables import episode_report
 from episodes import EpisodeSampler
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.evaluation import evaluate_episodes
-from fewshot.features import load_features
+from fewshot.features import FeatureSet, load_features
 from fewshot.models import load_unem, save_unem
 from fewshot.registry import METHODS
 
@@ -354,6 +354,28 @@ def test_trained_weights_are_used_on_other_classes(trained: Path) -> None:
     assert with_weights["results"][0]["accuracy"] != without["results"][0]["accuracy"]
     assert with_weights["weights"]["training"]["class_names"] == ["0", "1", "2", "3", "4"]
     assert "unem.safetensors: trained on 5 classes\n" in succeeds(*words, "--weights", trained)
+
+
+def test_simpleshot_subtracts_the_mean_of_base_features(tmp_path: Path) -> None:
+    digits = load_features("digits")
+    shifted = tmp_path / "shifted.safetensors"
+    FeatureSet(digits.features + 5, digits.labels, digits.class_names).save(shifted)
+    words = ("--n-shot", 1, "--n-episodes", 50, "--method", "simpleshot")
+    here = document("episode", "--features", "digits", *words, "--base-features", "digits")["results"][0]
+    there = document("episode", "--features", shifted, *words, "--base-features", shifted)["results"][0]
+    uncentred = document("episode", "--features", shifted, *words)["results"][0]
+    assert here["settings"] == "centred on the base mean, L2-normalised features"
+    assert there["accuracy"] == pytest.approx(here["accuracy"], abs=1e-3)
+    assert uncentred["accuracy"] != pytest.approx(here["accuracy"], abs=1e-3)
+
+
+def test_base_features_must_fit_and_be_of_use(tmp_path: Path) -> None:
+    pool = save_pool(tmp_path / "seven.npz", {"a": 9, "b": 9})
+    words = ("episode", *FEW, "--base-features", pool)
+    assert "add --method simpleshot" in fails(2, *words)
+    assert fails(1, *words, "--method", "simpleshot") == (
+        f"Error: {pool} has 7 features a row, the features to evaluate 64: take both from one extractor"
+    )
 
 
 def test_weights_are_refused_on_the_classes_they_were_trained_on(trained: Path) -> None:
