@@ -13,7 +13,7 @@ from cli import output
 
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup", "did_you_mean"]
 
-COMMANDS = ("episode", "train", "methods")
+COMMANDS = ("extract", "inspect", "probe", "episode", "train", "extractors", "methods")
 _INTERRUPTED = 130
 
 

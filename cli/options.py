@@ -78,10 +78,10 @@ def whole_numbers(*words: str) -> Callback:
 pool_options = bundle(
     click.option(
         "--features",
-        metavar="FILE|digits",
+        metavar="STORE|FILE|digits",
         required=True,
-        help="Labelled features: .npz, .safetensors, .npy, .csv, .parquet or .pt, FILE.npz:SPLIT for one split of it, "
-        "or the bundled digits.",
+        help="Labelled features: a store of fewshot extract, or STORE:LAYER of it; .npz, .safetensors, .npy, .csv, "
+        ".parquet or .pt; FILE.npz:SPLIT for one split of it; or the bundled digits.",
     ),
     click.option(
         "--labels",
@@ -114,8 +114,8 @@ run_options = bundle(
 
 
 def load_pool(features: str, labels: str | None, classes: str | None) -> FeatureSet:
-    """Read features and keep the named classes."""
-    pool = load_features(features, labels=labels)
+    """Read features and keep the rows with labels, of the named classes."""
+    pool = load_features(features, labels=labels).labelled()
     return pool if classes is None else pool.select_classes(class_positions(classes, pool.class_names))
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from cli.output import BOX
 
-__all__ = ["episode_report", "training_report"]
+__all__ = ["describe_features", "episode_report", "fact_lines", "training_report"]
 
 _LEARNED = ("λ/|Q|", "T")
 Row = Mapping[str, Any]
@@ -26,7 +26,7 @@ def episode_report(document: Row) -> list[RenderableType]:
     if differences:
         report.append(f"Difference to {differences[0]['against']} on the same episodes, in points")
         report.append(_difference_table(differences, results))
-    return [*report, *_lines(_facts(document))]
+    return [*report, *fact_lines(_facts(document))]
 
 
 def _accuracy_table(results: list[Row]) -> Table:
@@ -126,7 +126,7 @@ def training_report(document: Row) -> list[RenderableType]:
         ("written", document["settings"]["out"]),
         ("use it", document["next_command"]),
     ]
-    return ["Learned schedule", _schedule_table(schedule), *_lines(facts)]
+    return ["Learned schedule", _schedule_table(schedule), *fact_lines(facts)]
 
 
 def _schedule_table(schedule: Row) -> Table:
@@ -148,7 +148,7 @@ def _at_shots(n_shot: int, schedule: Row) -> str:
     return f" at {n_shot}-shot" if len(schedule["n_shot"]) > 1 else ""
 
 
-def _lines(facts: Iterable[tuple[str, str]]) -> list[Text]:
+def fact_lines(facts: Iterable[tuple[str, str]]) -> list[Text]:
     """Return one line a fact; a label stands once."""
     lines, previous = [], ""
     for label, words in facts:

@@ -1,12 +1,25 @@
-"""Accuracy and its interval."""
+"""Accuracy and its interval, accuracy class by class, average precision."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
-__all__ = ["Interval", "episode_accuracy", "mean_interval"]
+from fewshot.checks import check_choice
+
+__all__ = [
+    "AP_VARIANTS",
+    "Interval",
+    "average_precision",
+    "class_accuracy",
+    "episode_accuracy",
+    "mean_class_accuracy",
+    "mean_interval",
+]
+
+AP_VARIANTS = ("hits", "all-points", "11-point")
 
 
 class Interval(NamedTuple):
@@ -53,3 +66,114 @@ def mean_interval(values: Tensor) -> Interval:
     values = values.double()
     half_width = 1.96 * float(values.std()) / len(values) ** 0.5 if len(values) > 1 else float("nan")
     return Interval(float(values.mean()), half_width)
+
+
+def class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Return the share of right answers among the items of each class.
+
+    Parameters
+    ----------
+    predictions, labels : Tensor (..., n), int64
+        In [0, n_classes).
+    n_classes : int
+
+    Returns
+    -------
+    Tensor (..., n_classes), float64
+        In [0, 1]; NaN for a class without items.
+
+    Examples
+    --------
+    >>> class_accuracy(torch.tensor([0, 1, 1, 1]), torch.tensor([0, 0, 1, 1]), 3).tolist()
+    [0.5, 1.0, nan]
+    """
+    zeros = torch.zeros((*labels.shape[:-1], n_classes), dtype=torch.float64, device=labels.device)
+    n_right = zeros.scatter_add(-1, labels, (predictions == labels).double())
+    return n_right / zeros.scatter_add(-1, labels, torch.ones_like(labels, dtype=torch.float64))
+
+
+def mean_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
+    """Return the mean over the classes of the accuracy within each: every class counts the same, whatever its size.
+
+    Parameters
+    ----------
+    predictions, labels : Tensor (..., n), int64
+        In [0, n_classes).
+    n_classes : int
+
+    Returns
+    -------
+    Tensor (...), float64
+        In [0, 1]; classes without items do not count.
+
+    Examples
+    --------
+    >>> mean_class_accuracy(torch.tensor([0, 0, 0, 0]), torch.tensor([0, 0, 0, 1]), 2).item()
+    0.5
+    """
+    return class_accuracy(predictions, labels, n_classes).nanmean(-1)
+
+
+def average_precision(scores: Tensor, is_positive: Tensor, variant: str = "hits") -> Tensor:
+    """Score rankings: the area under precision against recall, by one of the three definitions in use.
+
+    At an item of score s, precision is the share of positives among the items that score s or more, and recall the
+    share of the positives that are among them.
+
+    Parameters
+    ----------
+    scores : Tensor (..., n)
+        The higher, the earlier. Items to be ignored ("difficult" in VOC) are to be left out.
+    is_positive : Tensor (..., n), bool
+    variant : {"hits", "all-points", "11-point"}
+        - ``hits``: the mean of the precisions at the positives (retrieval, scikit-learn).
+        - ``all-points``: the mean at the positives of the highest precision at that recall or a higher one: the area
+          under the monotone envelope (VOC from 2010 on, VISSL).
+        - ``11-point``: the mean of that envelope at recalls 0, 0.1, ..., 1 (VOC 2007).
+
+    Returns
+    -------
+    Tensor (...), float64
+        In [0, 1]; NaN without a positive.
+
+    Raises
+    ------
+    ValueError
+        If the variant is none of these.
+
+    Notes
+    -----
+    Items of one score enter together, so the order of the items changes nothing. A strictly increasing map of the
+    scores changes nothing.
+
+    Source
+    ------
+    Everingham et al., "The PASCAL Visual Object Classes (VOC) Challenge", IJCV 2010, Section 4.2 (``11-point``).
+
+    Examples
+    --------
+    >>> scores, is_positive = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([True, False, False, True])
+    >>> [round(average_precision(scores, is_positive, variant).item(), 4) for variant in AP_VARIANTS]
+    [0.75, 0.75, 0.7727]
+    """
+    check_choice("variant of average precision", variant, AP_VARIANTS)
+    ordered, order = scores.sort(-1, descending=True)
+    is_hit = is_positive.gather(-1, order).double()
+    ascending = -ordered.contiguous()
+    last = torch.searchsorted(ascending, ascending, right=True) - 1
+    n_found = is_hit.cumsum(-1).gather(-1, last)
+    precision, n_positive = n_found / (last + 1), is_hit.sum(-1)
+    if variant == "hits":
+        return (precision * is_hit).sum(-1) / n_positive
+    envelope = precision.flip(-1).cummax(-1).values.flip(-1)
+    if variant == "all-points":
+        return (envelope * is_hit).sum(-1) / n_positive
+    return _eleven_points(envelope, n_found / n_positive[..., None])
+
+
+def _eleven_points(envelope: Tensor, recall: Tensor) -> Tensor:
+    """Average the highest precision at recalls of at least 0, 0.1, ..., 1."""
+    tenths = torch.arange(11, dtype=recall.dtype, device=recall.device) / 10
+    reached = recall[..., None, :] >= tenths[:, None]
+    heights = torch.where(reached, envelope[..., None, :], 0.0).amax(-1)
+    return heights.mean(-1).masked_fill(recall[..., -1].isnan(), torch.nan)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["load_tensors", "save_tensors", "write_text_atomic"]
+__all__ = ["load_tensors", "replacing", "save_tensors", "write_text_atomic"]
 
 FORMAT_VERSION = 1
 _HEADER = "fewshot"
@@ -59,7 +59,7 @@ def save_tensors(
     """
     header = json.dumps({"kind": kind, "format_version": FORMAT_VERSION, "metadata": dict(metadata)})
     contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         save_file(contents, temporary, metadata={_HEADER: header})
 
 
@@ -115,7 +115,7 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
     ...     Path(folder, "trace.csv").read_text()
     'step,loss\n'
     """
-    with _replacing(Path(path)) as temporary:
+    with replacing(Path(path)) as temporary:
         temporary.write_text(text, encoding="utf-8", newline="")
 
 
@@ -135,8 +135,14 @@ def _read_header(path: str, stored: Mapping[str, str], kind: str) -> dict[str, o
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` that takes its place once written to disk, or leaves no trace."""
+def replacing(path: Path) -> Iterator[Path]:
+    """Give a temporary file beside ``path`` that takes its place once written to disk, or leaves no trace.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}: create it before writing {path.name}")
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -42,12 +42,19 @@ def assert_is_pool(read, features=ROWS, labels=LABELS, class_names=NAMES):
 @st.composite
 def pools(draw):
     n_classes = draw(st.integers(1, 4))
-    labels = list(range(n_classes)) + draw(st.lists(st.integers(0, n_classes - 1), max_size=5))
+    labels = list(range(n_classes)) + draw(st.lists(st.integers(-1, n_classes - 1), max_size=5))
     dtype = draw(st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64]))
     generator = torch.Generator().manual_seed(draw(st.integers(0, 99)))
     features = torch.randn(len(labels), draw(st.integers(1, 3)), generator=generator).to(dtype)
     names = draw(st.lists(st.text(max_size=3), min_size=n_classes, max_size=n_classes, unique=True))
-    return FeatureSet(features, torch.tensor(draw(st.permutations(labels))), tuple(names), {"weights": draw(st.text())})
+    ids = draw(st.none() | st.lists(st.text(max_size=3), min_size=len(labels), max_size=len(labels)).map(tuple))
+    source = {"weights": draw(st.text())}
+    return FeatureSet(features, torch.tensor(draw(st.permutations(labels))), tuple(names), source, ids)
+
+
+def name_of(pool, row):
+    """Return a row's class by name, None if it has none."""
+    return None if pool.labels[row] < 0 else pool.class_names[int(pool.labels[row])]
 
 
 @given(pools())
@@ -58,6 +65,16 @@ def test_saved_and_loaded_is_the_same_but_for_the_widening(tmp_path_factory, sav
     features = saved.features if saved.features.dtype == torch.float64 else saved.features.float()
     assert_is_pool(read, features, saved.labels.tolist(), saved.class_names)
     assert read.source == saved.source
+    assert read.ids == saved.ids
+
+
+@given(pools())
+def test_the_labelled_rows_are_those_with_a_name(whole):
+    rows = [row for row, label in enumerate(whole.labels.tolist()) if label >= 0]
+    chosen = whole.labelled()
+    assert_is_pool(chosen, whole.features[rows], [int(whole.labels[row]) for row in rows], whole.class_names)
+    assert chosen.ids == (None if whole.ids is None else tuple(whole.ids[row] for row in rows))
+    assert int(whole.class_counts().sum()) == len(rows)
 
 
 @given(pools(), st.data())
@@ -68,6 +85,7 @@ def test_select_classes_is_a_loop_over_rows(whole, data):
     rows, labels = zip(*kept, strict=True)
     assert_is_pool(chosen, whole.features[list(rows)], list(labels), tuple(whole.class_names[i] for i in ids))
     assert chosen.source == whole.source
+    assert chosen.ids == (None if whole.ids is None else tuple(whole.ids[row] for row in rows))
 
 
 @given(pools(), st.data())
@@ -78,10 +96,9 @@ def test_select_rows_keeps_rows_and_names_by_index_and_by_mask(whole, data):
     for rows, expected in ((index, index), (mask, sorted(set(index)))):
         chosen = whole.select_rows(rows)
         assert torch.equal(chosen.features, whole.features[expected])
-        assert [chosen.class_names[label] for label in chosen.labels.tolist()] == [
-            whole.class_names[label] for label in whole.labels[expected].tolist()
-        ]
+        assert [name_of(chosen, row) for row in range(len(expected))] == [name_of(whole, row) for row in expected]
         assert chosen.source == whole.source
+        assert chosen.ids == (None if whole.ids is None else tuple(whole.ids[row] for row in expected))
 
 
 def read_only(array):
@@ -179,12 +196,12 @@ def test_source_is_a_copy():
         (
             {"labels": torch.tensor(LABELS) + 1},
             ValueError,
-            "labels must lie in [0, 3), one class name each, got 1 to 3",
+            "labels must lie in [0, 3), one class name each, or be -1 = unlabelled, got 1 to 3",
         ),
         (
-            {"labels": torch.tensor(LABELS) - 1},
+            {"labels": torch.tensor(LABELS) - 2},
             ValueError,
-            "labels must lie in [0, 3), one class name each, got -1 to 1",
+            "labels must lie in [0, 3), one class name each, or be -1 = unlabelled, got -2 to 0",
         ),
         (
             {"class_names": ("crow", "owl", "wren", "emu")},
@@ -198,6 +215,8 @@ def test_source_is_a_copy():
         ),
         ({"class_names": (0, 1, 2)}, TypeError, "class_names must be a sequence of strings, got (0, 1, 2)"),
         ({"class_names": "abc"}, TypeError, "class_names must be a sequence of strings, got 'abc'"),
+        ({"ids": ("a.png", "b.png")}, ValueError, "ids must name the 7 rows, one each, got 2"),
+        ({"ids": "abcdefg"}, TypeError, "ids must be a sequence of strings, got 'abcdefg'"),
     ],
 )
 def test_an_unsound_pool_is_not_born(changes, error, message):
@@ -240,10 +259,10 @@ def test_words_become_sorted_classes(as_labels):
 @given(
     st.lists(st.integers(-5, 5) | st.booleans(), min_size=1) | st.lists(st.tuples(st.text(), st.integers()), min_size=1)
 )
-def test_any_labels_that_sort_come_back_by_name(labels):
+def test_any_labels_that_sort_come_back_by_name_and_minus_one_is_none(labels):
     built = FeatureSet.from_arrays(torch.zeros(len(labels), 1), labels)
-    classes = sorted(set(labels))
-    assert [classes[label] for label in built.labels.tolist()] == labels
+    classes = sorted(set(labels) - {-1})
+    assert [-1 if label < 0 else classes[label] for label in built.labels.tolist()] == labels
     assert built.class_names == tuple(str(label) for label in classes)
 
 

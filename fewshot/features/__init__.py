@@ -1,6 +1,46 @@
-"""The frozen extractor layer: labelled features, and the only code that reads them from files."""
+"""The frozen extractor layer: images to features, features to files and back; the only code that sees images."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.readers import load_features
+from fewshot.features.source import check_same_extractor
 
-__all__ = ["FeatureSet", "load_features"]
+if TYPE_CHECKING:
+    from fewshot.features.extraction import extract_store
+    from fewshot.features.frozen import Extractor
+    from fewshot.features.families import extractor
+    from fewshot.features.feature_store import FeatureStore
+    from fewshot.features.images.preprocess import Preprocess
+    from fewshot.features.in_memory import extract
+
+__all__ = [
+    "Extractor",
+    "FeatureSet",
+    "FeatureStore",
+    "Preprocess",
+    "check_same_extractor",
+    "extract",
+    "extract_store",
+    "extractor",
+    "load_features",
+]
+
+# What only extraction needs loads on first use.
+_LAZY = {
+    "Extractor": "fewshot.features.frozen",
+    "FeatureStore": "fewshot.features.feature_store",
+    "Preprocess": "fewshot.features.images.preprocess",
+    "extract": "fewshot.features.in_memory",
+    "extract_store": "fewshot.features.extraction",
+    "extractor": "fewshot.features.families",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

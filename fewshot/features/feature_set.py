@@ -20,6 +20,7 @@ from fewshot.storage import save_tensors
 __all__ = ["FeatureSet"]
 
 ArrayLike: TypeAlias = Tensor | npt.ArrayLike
+_UNLABELLED = -1
 LabelsLike: TypeAlias = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
 
 
@@ -32,11 +33,13 @@ class FeatureSet:
     features
         (n, n_features), finite. Floating dtypes stay as they are; integers become float32.
     labels
-        (n,) integers in [0, n_classes), kept as int64. Every class has at least one row.
+        (n,) integers in [0, n_classes), or -1 = unlabelled, kept as int64. Every class has at least one row.
     class_names
         (n_classes,) distinct names.
     source
         What made the features: extractor, weights, transform, files. Anything JSON can say.
+    ids
+        (n,) a name for each row, such as the image's file; None if nobody gave them names.
 
     Raises
     ------
@@ -61,12 +64,15 @@ class FeatureSet:
     labels: Tensor
     class_names: tuple[str, ...]
     source: Mapping[str, object] = field(default_factory=dict)
+    ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "features", _checked_features(self.features))
         object.__setattr__(self, "class_names", _checked_names(self.class_names))
         object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.features), self.class_names))
         object.__setattr__(self, "source", dict(self.source))
+        if self.ids is not None:
+            object.__setattr__(self, "ids", _checked_ids(self.ids, len(self.features)))
 
     def __repr__(self) -> str:
         n, n_features = self.features.shape
@@ -87,7 +93,7 @@ class FeatureSet:
         features
             (n, n_features) numbers. Arrays and tensors keep their floating dtype; plain sequences become float32.
         labels
-            (n,) integers, strings or any values that sort.
+            (n,) integers, strings or any values that sort; the integer -1 means unlabelled.
         class_names
             Without it, the classes are the distinct labels in sorted order, each named by its ``str``.
             With it, integer labels are positions in it, and other labels are names out of it.
@@ -118,7 +124,7 @@ class FeatureSet:
 
     def class_counts(self) -> Tensor:
         """Return how many rows each class has, (n_classes,), each at least 1."""
-        return torch.bincount(self.labels, minlength=self.n_classes)
+        return torch.bincount(self.labels[self.labels >= 0], minlength=self.n_classes)
 
     def select_classes(self, class_ids: Sequence[int]) -> FeatureSet:
         """Keep the rows of some classes, relabelled 0, 1, ... in the order given; rows keep their order.
@@ -134,9 +140,22 @@ class FeatureSet:
         new_ids = self.labels.new_full((self.n_classes,), -1)
         new_ids[ids] = torch.arange(len(ids), device=self.labels.device)
         labels = new_ids[self.labels]
-        keep = labels >= 0
+        labels[self.labels < 0] = -1
         names = tuple(self.class_names[class_id] for class_id in ids)
-        return replace(self, features=self.features[keep], labels=labels[keep], class_names=names)
+        return self._rows(torch.nonzero(labels >= 0)[:, 0], labels, names)
+
+    def labelled(self) -> FeatureSet:
+        """Keep the rows that have a label.
+
+        Raises
+        ------
+        ValueError
+            If none has.
+        """
+        is_labelled = self.labels >= 0
+        if not bool(is_labelled.any()):
+            raise ValueError("no row has a label: name a file of labels (.npy, .txt or .csv), or a folder per class")
+        return self if bool(is_labelled.all()) else self.select_rows(is_labelled)
 
     def select_rows(
         self, mask_or_index: Tensor | npt.NDArray[np.generic] | Sequence[int] | Sequence[bool]
@@ -153,9 +172,18 @@ class FeatureSet:
             If a position is out of range.
         """
         rows = _row_index(mask_or_index, len(self.labels)).to(self.labels.device)
-        present, labels = torch.unique(self.labels[rows], return_inverse=True)
+        rows = torch.nonzero(rows)[:, 0] if rows.dtype == torch.bool else rows
+        kept = self.labels[rows]
+        present = torch.unique(kept[kept >= 0])
+        new_ids = self.labels.new_full((self.n_classes + 1,), -1)  # the last place is that of -1
+        new_ids[present] = torch.arange(len(present), device=self.labels.device)
         names = tuple(self.class_names[class_id] for class_id in present.tolist())
-        return replace(self, features=self.features[rows], labels=labels, class_names=names)
+        return self._rows(rows, new_ids[self.labels], names)
+
+    def _rows(self, rows: Tensor, labels: Tensor, class_names: tuple[str, ...]) -> FeatureSet:
+        """Return some rows, under new labels (n,) and names."""
+        ids = None if self.ids is None else tuple(self.ids[row] for row in rows.tolist())
+        return replace(self, features=self.features[rows], labels=labels[rows], class_names=class_names, ids=ids)
 
     def to(self, device: torch.device | str) -> FeatureSet:
         """Return the pool on another device."""
@@ -167,7 +195,7 @@ class FeatureSet:
             path,
             {"features": self.features, "labels": self.labels},
             kind="features",
-            metadata={"class_names": self.class_names, "source": self.source},
+            metadata={"class_names": self.class_names, "source": self.source, "ids": self.ids},
         )
 
 
@@ -190,6 +218,14 @@ def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
     return tuple(class_names)
 
 
+def _checked_ids(ids: Sequence[str], n: int) -> tuple[str, ...]:
+    if isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
+        raise TypeError(f"ids must be a sequence of strings, got {reprlib.repr(ids)}")
+    if len(ids) != n:
+        raise ValueError(f"ids must name the {n} rows, one each, got {len(ids)}")
+    return tuple(ids)
+
+
 def _checked_labels(labels: Tensor, n: int, class_names: tuple[str, ...]) -> Tensor:
     if not isinstance(labels, Tensor) or not _is_integer(labels):
         raise TypeError(f"labels must be a tensor of integers, got {_kind(labels)}")
@@ -197,9 +233,12 @@ def _checked_labels(labels: Tensor, n: int, class_names: tuple[str, ...]) -> Ten
         raise ValueError(f"labels must have shape ({n},), one label per row of features, got {tuple(labels.shape)}")
     labels = labels.long()
     lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < 0 or highest >= len(class_names):
-        raise ValueError(f"labels must lie in [0, {len(class_names)}), one class name each, got {lowest} to {highest}")
-    counts = torch.bincount(labels, minlength=len(class_names)).tolist()
+    if lowest < -1 or highest >= len(class_names):
+        raise ValueError(
+            f"labels must lie in [0, {len(class_names)}), one class name each, or be -1 = unlabelled, "
+            f"got {lowest} to {highest}"
+        )
+    counts = torch.bincount(labels[labels >= 0], minlength=len(class_names)).tolist()
     if 0 in counts:
         empty = counts.index(0)
         raise ValueError(f"class {empty} ({class_names[empty]!r}) has no rows: add some, or leave the class out")
@@ -242,7 +281,7 @@ def _number_classes(values: list[Hashable], class_names: Sequence[str] | None) -
     positions = [int(value) for value in values if isinstance(value, (int, np.integer))]
     if class_names is not None and len(positions) == len(values):
         return positions, names
-    class_ids = {label: class_id for class_id, label in enumerate(classes)}
+    class_ids = {_UNLABELLED: -1} | {label: class_id for class_id, label in enumerate(classes)}
     unknown = next((value for value in values if value not in class_ids), None)
     if unknown is not None:
         raise ValueError(f"label {unknown!r} is not one of the {len(classes)} class_names")
@@ -251,7 +290,7 @@ def _number_classes(values: list[Hashable], class_names: Sequence[str] | None) -
 
 def _sorted_classes(values: list[Hashable]) -> list[Hashable]:
     try:
-        return sorted(set(values))  # type: ignore[type-var]
+        return sorted(set(values) - {_UNLABELLED})  # type: ignore[type-var]
     except TypeError as error:
         raise TypeError(f"labels must be of one kind, hashable and sortable ({error})") from error
 

@@ -41,6 +41,7 @@ class _Contents(NamedTuple):
     class_names: Sequence[str] | None = None
     splits: Mapping[str, npt.NDArray[np.bool_]] | None = None
     source: Mapping[str, object] | None = None
+    ids: Sequence[str] | None = None
 
 
 def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.PathLike[str] | None = None) -> FeatureSet:
@@ -49,7 +50,8 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
     Parameters
     ----------
     path_or_name
-        ``digits`` (scikit-learn's, 1797 rows of 64 pixels / 16), or a file:
+        ``digits`` (scikit-learn's, 1797 rows of 64 pixels / 16), a feature store's folder (``store:LAYER`` for one of
+        its layers), or a file:
 
         - ``.safetensors``: written by `FeatureSet.save`.
         - ``.npz``: arrays ``features`` and ``labels``; ``class_names`` if labels are positions in it. With arrays
@@ -64,7 +66,7 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
           labels), of tensors.
     labels
         A file of labels to use in place of the file's own: ``.npy`` (n,), ``.txt`` (one a line), or ``.csv`` (a column
-        named as above).
+        named as above); -1 = unlabelled.
 
     Returns
     -------
@@ -88,6 +90,9 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
     FeatureSet(1797 x 64 torch.float32, 10 classes)
     """
     name = os.fspath(path_or_name)
+    store = _parse_store(name)
+    if store is not None:
+        return _load_store(*store, labels)
     path, split = _parse(name)
     contents = _BUNDLED[name]() if name in _BUNDLED else _read("features", path, _READERS, _BUNDLED)
     files = [name]
@@ -96,6 +101,25 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
         files.append(os.fspath(labels))
     with _naming(path):
         return _select_split(_pool(contents, files), contents.splits, split)
+
+
+def _parse_store(name: str) -> tuple[Path, str | None] | None:
+    """Return folder and layer of ``FOLDER`` or ``FOLDER:LAYER``, if there is such a folder."""
+    if Path(name).is_dir():
+        return Path(name), None
+    head, colon, tail = name.rpartition(":")
+    return (Path(head), tail) if colon and Path(head).is_dir() else None
+
+
+def _load_store(path: Path, layer: str | None, labels: str | os.PathLike[str] | None) -> FeatureSet:
+    from fewshot.features.feature_store import FeatureStore
+
+    pool = FeatureStore.open(path).load(layer=layer)
+    if labels is None:
+        return pool
+    with _naming(path):
+        values = _read("labels", Path(labels), _LABEL_READERS)
+        return replace(FeatureSet.from_arrays(pool.features, values, source=pool.source), ids=pool.ids)
 
 
 def _parse(name: str) -> tuple[Path, str | None]:
@@ -133,7 +157,8 @@ def _pool(contents: _Contents, files: list[str]) -> FeatureSet:
         raise ValueError(f"no labels found: name a file of labels ({', '.join(_LABEL_READERS)}) as labels=")
     source = contents.source or {"files": files}
     pool = FeatureSet.from_arrays(contents.features, contents.labels, contents.class_names, source)
-    return replace(pool, features=pool.features.float()) if pool.features.dtype.itemsize < 4 else pool
+    features = pool.features.float() if pool.features.dtype.itemsize < 4 else pool.features
+    return replace(pool, features=features, ids=contents.ids)
 
 
 def _select_split(
@@ -162,7 +187,8 @@ def _read_digits() -> _Contents:
 
 def _read_safetensors(path: Path) -> _Contents:
     tensors, metadata = load_tensors(path, kind="features")
-    return _named_contents(tensors | metadata)._replace(source=cast("dict[str, object]", metadata["source"]))
+    source, ids = cast("dict[str, object]", metadata["source"]), cast("list[str] | None", metadata.get("ids"))
+    return _named_contents(tensors | metadata)._replace(source=source, ids=ids)
 
 
 def _read_torch(path: Path) -> _Contents:
