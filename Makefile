@@ -5,19 +5,27 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types tests notebooks bench tables install clean
+.PHONY: demo test lint types tests notebooks bench install clean
 
-demo: install
-	$(BIN)/fewshot episode --features digits --method nearest-prototype --method unem --n-way 5 --n-shot 1,5,10 --n-query 15 --n-episodes 1000
+demo: $(VENV)/.installed
+	$(BIN)/python -m tests.write_digits $(VENV)/demo/images 40
+	$(BIN)/fewshot extract --images $(VENV)/demo/images --out $(VENV)/demo/store
+	$(BIN)/fewshot episode --features $(VENV)/demo/store --method nearest-prototype --method unem --n-way 5 --n-shot 1,5 --n-query 15 --n-episodes 500
+	$(BIN)/fewshot probe --features $(VENV)/demo/store --method svm --method knn
 
 test: lint types tests notebooks
 
-install: $(VENV)/.installed
+install: $(VENV)/.installed-dev
 
+# What is asked for besides torch must fit the torch that is there: pip then takes the torchvision made for it.
 $(VENV)/.installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -c "import torch" 2>/dev/null || $(BIN)/pip install -q "$(TORCH)"
-	$(BIN)/pip install -q -e ".[dev]"
+	$(BIN)/pip install -q -e ".[images]" "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/pip install -q -e ".[dev]" "torch==$$($(BIN)/python -c 'import torch; print(torch.__version__.split("+")[0])')"
 	touch $@
 
 lint: install

@@ -15,8 +15,8 @@ from cli import output
 from cli.options import bundle, choice, document_head, resolve_device
 from cli.tables import fact_lines
 from fewshot.features.extraction import Extraction, extract_shards, prepare_store
-from fewshot.features.frozen import PRECISIONS, Extractor
 from fewshot.features.families import extractor, parse_options, split_name
+from fewshot.features.frozen import PRECISIONS, Extractor
 from fewshot.features.ray_engine import extract_on_ray
 from fewshot.features.store import DTYPES, StoreFolder
 from fewshot.features.store_writing import delete_store

@@ -157,8 +157,9 @@ def _scatter(axes: Axes, places: Any, labels: Any, names: tuple[str, ...]) -> No
 
     colours = colormaps["tab20" if len(names) <= _N_IN_LEGEND else "gist_rainbow"].resampled(max(1, len(names)))
     unlabelled = places[labels < 0]
-    axes.scatter(*unlabelled.T, s=6, color="0.75", label="unlabelled" if len(unlabelled) else None)
+    axes.scatter(unlabelled[:, 0], unlabelled[:, 1], s=6, color="0.75", label="unlabelled" if len(unlabelled) else None)
     for class_id, name in enumerate(names):
-        axes.scatter(*places[labels == class_id].T, s=8, color=colours(class_id), label=name)
+        members = places[labels == class_id]
+        axes.scatter(members[:, 0], members[:, 1], s=8, color=colours(class_id), label=name)
     if len(names) <= _N_IN_LEGEND:
         axes.legend(loc="center left", bbox_to_anchor=(1, 0.5), frameon=False)

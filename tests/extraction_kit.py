@@ -1,4 +1,4 @@
-"""What the tests of extraction share: a folder of images, a tiny network, and a process that is killed again and again."""
+"""What the tests of extraction share: a folder of images, a tiny network, a process that is killed over and over."""
 
 from __future__ import annotations
 
@@ -67,13 +67,14 @@ def kill_again_and_again(images: Path, out: Path, n_kills: int, seed: int) -> No
     """Start the extraction and kill it at a random moment, n_kills times, from one finished store to the next."""
     draw = random.Random(seed)
     n_stores = 0
+    run(images, out / "warm", 0, n_workers=0)  # what loads on first use is loaded before the clock runs
     for _ in range(n_kills):
-        store = out / f"store-{n_stores}"
+        store, n_workers = out / f"store-{n_stores}", draw.randrange(2)
         child = os.fork()
         if child == 0:
-            run(images, store, 0.004, n_workers=draw.randrange(2))
+            run(images, store, 0.004, n_workers)
             os._exit(0)
-        time.sleep(draw.uniform(0, 0.3))
+        time.sleep(draw.uniform(0, 0.5))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
         n_stores += not os.WIFSIGNALED(status)

@@ -491,6 +491,13 @@ def test_the_error_travels_between_processes():
     assert (error.code, error.text, str(error)) == ("truncated", "half of it", "truncated: half of it")
 
 
+def test_a_missing_pillow_is_named_with_what_mends_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    with pytest.raises(ImportError) as caught:
+        decode(b"P5 1 1 255 a")
+    assert str(caught.value) == "decoding images needs pillow: pip install pillow"
+
+
 def test_nothing_of_pil_is_loaded_before_an_image_is_decoded():
     modules = ("decode", "preprocess", "views", "sources")
     imports = "; ".join(f"import fewshot.features.images.{module}" for module in modules)

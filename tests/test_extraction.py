@@ -38,7 +38,9 @@ def by_a_loop(images):
 
 
 def run(images, out, **settings):
-    return extract_store(tiny_extractor(), images, out, **({"shard_size": 4, "batch_size": 3, "n_workers": 0} | settings))
+    return extract_store(
+        tiny_extractor(), images, out, **({"shard_size": 4, "batch_size": 3, "n_workers": 0} | settings)
+    )
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 1e-3)])
@@ -103,7 +105,11 @@ def test_a_shard_that_another_process_holds_is_left_to_it(images, tmp_path):
         "lock = StoreLock(Path(sys.argv[1])); print(lock.acquire(part_of(2)), flush=True); input()"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", code, tmp_path / "store"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-c", code, tmp_path / "store"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     assert holder.stdout.readline() == "True\n"
     try:

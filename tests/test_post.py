@@ -141,7 +141,7 @@ def test_pca_takes_the_most_components_there_are_and_no_more():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_whitening_refuses_directions_that_only_rounding_fills(dtype):
     x = rows()
-    flat = (x[:, :3] @ rotation(7)[:3]).to(dtype)
+    flat = (x[:, :3] @ rotation(7)[:3] + 40).to(dtype)
     message = (
         "PCA with whitening to 4 components: the training features vary in 3 directions only: "
         "ask for fewer components, or give eps above 0"
@@ -188,6 +188,7 @@ def test_the_retrieval_of_2014_written_out():
     ("text", "steps"),
     [
         ("none", ()),
+        (" none ", ()),
         ("l2", (L2(),)),
         ("cnnaug", (L2(), SignedPower(2))),
         ("retrieval-2014", (L2(), PCA(500), L2(), SignedPower(2))),

@@ -1,4 +1,4 @@
-"""Torchvision is imported as it is, mended, missed or reported; in processes of their own, since a mistake aborts one."""
+"""Torchvision is imported as it is, mended, missed or reported: each in a process, since a mistake aborts one."""
 
 import json
 import subprocess
@@ -59,61 +59,67 @@ print(json.dumps([first, second, third, list(resized.shape), resized.unique().to
     assert said[3:] == [[3, 10, 15], [7], [1, 1000], True]
 
 
-@needs_torchvision
-def test_what_was_imported_before_is_left_alone(tmp_path):
-    (tmp_path / "torchvision.py").write_text("mark = 5")
-    code = "import torchvision\nprint(json.dumps([call(ensure_torchvision), torchvision.mark]))"
-    assert run(RECORD + code, tmp_path) == [["already", 0], 5]
+FAILURES = {
+    "RuntimeError('built\\nfor another torch')": "RuntimeError: built for another torch",
+    "ModuleNotFoundError('No module named numpy', name='numpy')": "ModuleNotFoundError: No module named numpy",
+    "OSError('libcudart')": "OSError: libcudart",
+}
 
 
-def test_absent_is_said_and_requiring_it_is_an_error_with_the_command():
+def test_absent_broken_healthy_and_imported_before_are_told_apart(tmp_path):
     said = run(
         RECORD
-        + """
+        + f"""
+import importlib, pathlib
 class Blocker:
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] == "torchvision":
-            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
-sys.meta_path.insert(0, Blocker())
-print(json.dumps([call(ensure_torchvision), call(ensure_torchvision), call(require_torchvision, "timm")]))
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+blocker = Blocker()
+sys.meta_path.insert(0, blocker)
+said = [call(ensure_torchvision), call(ensure_torchvision), call(require_torchvision, "timm")]
+sys.meta_path.remove(blocker)
+fake = pathlib.Path({str(tmp_path)!r}) / "torchvision"
+def is_now(text):
+    folder = fake.with_name(f"path{{len(said)}}")
+    folder.mkdir()
+    (folder / "torchvision.py").write_text(text)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+for raised in {list(FAILURES)!r}:
+    is_now(f"raise {{raised}}")
+    said.append(call(ensure_torchvision))
+is_now("")
+said += [call(ensure_torchvision), call(ensure_torchvision), hasattr(torch.ops.torchvision, "nms")]
+print(json.dumps(said))
 """
     )
-    required = f"ImportError: timm needs torchvision: install it with {COMMAND}"
-    assert said == [["absent", 0], ["absent", 0], [required, 0]]
-
-
-@pytest.mark.parametrize(
-    ("raised", "reason"),
-    [
-        ("RuntimeError('built\\nfor another torch')", "RuntimeError: built for another torch"),
-        ("ModuleNotFoundError('No module named numpy', name='numpy')", "ModuleNotFoundError: No module named numpy"),
-        ("OSError('libcudart')", "OSError: libcudart"),
-    ],
-)
-def test_any_other_failure_is_one_line_with_the_mend(tmp_path, raised, reason):
-    (tmp_path / "torchvision.py").write_text(f"raise {raised}")
-    said = run(RECORD + "print(json.dumps(call(ensure_torchvision)))", tmp_path)
+    broken = (
+        f"ImportError: torchvision does not import beside torch {torch.__version__} ({{}}): "
+        f"install the pair that belongs together with {COMMAND}"
+    )
     assert said == [
-        f"ImportError: torchvision does not import beside torch {torch.__version__} ({reason}): "
-        f"install the pair that belongs together with {COMMAND}",
-        0,
+        ["absent", 0],
+        ["absent", 0],
+        [f"ImportError: timm needs torchvision: install it with {COMMAND}", 0],
+        *([broken.format(reason), 0] for reason in FAILURES.values()),
+        ["native", 0],
+        ["already", 0],
+        False,
     ]
-
-
-def test_a_healthy_package_is_native_and_gets_no_schema(tmp_path):
-    (tmp_path / "torchvision.py").write_text("")
-    code = "print(json.dumps([call(ensure_torchvision), hasattr(torch.ops.torchvision, 'nms')]))"
-    assert run(RECORD + code, tmp_path) == [["native", 0], False]
 
 
 def test_a_half_imported_package_is_forgotten_before_the_second_import(tmp_path):
     package = tmp_path / "torchvision"
     package.mkdir()
-    (package / "__init__.py").write_text("from torchvision import extension\nimport torch\ntorch.ops.torchvision.nms")
+    (package / "__init__.py").write_text(
+        """
+from torchvision import extension
+import torch
+if not hasattr(torch.ops.torchvision, "nms"):
+    raise RuntimeError("operator torchvision::nms does not exist")
+"""
+    )
     (package / "extension.py").write_text("import builtins\nbuiltins.n_runs = getattr(builtins, 'n_runs', 0) + 1")
-    source = (package / "__init__.py").read_text()
-    mended = f"try:\n    {source.splitlines()[2]}\nexcept AttributeError:\n"
-    mended += "    raise RuntimeError('operator torchvision::nms does not exist') from None\n"
-    (package / "__init__.py").write_text("\n".join(source.splitlines()[:2]) + "\n" + mended)
     code = "import builtins\nprint(json.dumps([call(ensure_torchvision), builtins.n_runs]))"
     assert run(RECORD + code, tmp_path) == [["schema-only", 1], 2]

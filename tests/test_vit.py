@@ -75,7 +75,7 @@ def test_recipes_are_class_token_last_four_class_tokens_and_class_token_with_mea
     for recipe, vector in expected.items():
         built = build_dino(None, path, size=SIZE, recipe=recipe)
         np.testing.assert_allclose(features(built, image())[0], vector, **TOLERANCE)
-        assert built.spec == {"name": f"dino:vit_width{WIDTH}_depth5_patch8", "recipe": recipe}
+        assert built.spec == {"family": "dino", "name": f"dino:vit_width{WIDTH}_depth5_patch8", "recipe": recipe}
 
 
 def test_a_head_has_64_channels_whatever_the_width(tmp_path):

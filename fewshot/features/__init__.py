@@ -11,9 +11,9 @@ from fewshot.features.source import check_same_extractor
 
 if TYPE_CHECKING:
     from fewshot.features.extraction import extract_store
-    from fewshot.features.frozen import Extractor
     from fewshot.features.families import extractor
     from fewshot.features.feature_store import FeatureStore
+    from fewshot.features.frozen import Extractor
     from fewshot.features.images.preprocess import Preprocess
     from fewshot.features.in_memory import extract
 

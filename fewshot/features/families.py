@@ -48,6 +48,11 @@ class Family(NamedTuple):
     licence: str
 
     @property
+    def are_weights_here(self) -> bool | None:
+        """Whether the weights are on this machine; None where the model decides, or a file is to be given."""
+        return self.is_installed if self.weights == "package" else None
+
+    @property
     def is_installed(self) -> bool:
         """Whether everything it needs is installed."""
         return all(find_spec(module) is not None for module in self.needs)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fewshot.features.frozen import Extractor
 from fewshot.features.feature_set import FeatureSet, LabelsLike
+from fewshot.features.frozen import Extractor
 from fewshot.features.images.decode import UnreadableImage, decode
 from fewshot.features.images.preprocess import Preprocess
 from fewshot.features.images.sources import find_images, read_bytes
@@ -82,7 +82,7 @@ def extract(
 class _Listed(NamedTuple):
     """Items to prepare, their labels, and their names if they have some."""
 
-    items: Sequence[object]
+    items: Sequence[Any]
     labels: LabelsLike
     ids: tuple[str, ...] | None
 
@@ -92,12 +92,12 @@ def _listed(images: Images) -> _Listed:
         records = list(find_images(images))
         labels = [-1 if record.label is None else record.label for record in records]
         return _Listed([(images, record) for record in records], labels, tuple(record.id for record in records))
-    are_files = all(isinstance(image, (str, os.PathLike)) for image in images)
-    ids = tuple(os.fspath(image) for image in images) if are_files else None
-    return _Listed(images, [-1] * len(images), ids)
+    items = list(images)
+    files = [os.fspath(item) for item in items if isinstance(item, (str, os.PathLike))]
+    return _Listed(items, [-1] * len(items), tuple(files) if len(files) == len(items) else None)
 
 
-def _prepared(item: object, preprocess: Preprocess) -> Tensor:
+def _prepared(item: Any, preprocess: Preprocess) -> Tensor:
     """Return an image as the network takes it, uint8."""
     if isinstance(item, tuple):
         root, record = item

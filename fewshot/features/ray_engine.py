@@ -27,7 +27,7 @@ class _Worker:
     ) -> None:
         self._extractor = extractor(name, **recipe, device=device)
         self._store = StoreFolder(path)
-        self._settings = {"batch_size": batch_size, "n_workers": n_workers}
+        self._batch_size, self._n_workers = batch_size, n_workers
 
     def is_ready(self) -> bool:
         """Answer once the extractor is built."""
@@ -35,7 +35,9 @@ class _Worker:
 
     def extract(self, shard: int) -> tuple[Extraction, int]:
         """Extract one shard; return what was done, and how many images failed."""
-        run = extract_shards(self._extractor, self._store, [shard], **self._settings)
+        run = extract_shards(
+            self._extractor, self._store, [shard], batch_size=self._batch_size, n_workers=self._n_workers
+        )
         return run, len(self._store.record(shard).failures) if run.n_done else 0
 
 

@@ -158,7 +158,7 @@ def _pool(contents: _Contents, files: list[str]) -> FeatureSet:
     source = contents.source or {"files": files}
     pool = FeatureSet.from_arrays(contents.features, contents.labels, contents.class_names, source)
     features = pool.features.float() if pool.features.dtype.itemsize < 4 else pool.features
-    return replace(pool, features=features, ids=contents.ids)
+    return replace(pool, features=features, ids=None if contents.ids is None else tuple(contents.ids))
 
 
 def _select_split(

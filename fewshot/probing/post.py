@@ -206,7 +206,7 @@ class PCA:
         variances, directions = _principal_directions(scatter / (n - 1))
         kept = variances[: self.n_components].clamp(min=0)
         if self.whiten and self.eps == 0:
-            _check_rank(self.n_components, variances, features.dtype)
+            _check_rank(self.n_components, variances, features)
         scale = (kept + self.eps).rsqrt() if self.whiten else torch.ones_like(kept)
         return Affine(mean, directions[: self.n_components], scale)
 
@@ -276,10 +276,11 @@ def _principal_directions(covariance: Tensor) -> tuple[Tensor, Tensor]:
     return variances.flip(0), directions * largest.sign()
 
 
-def _check_rank(n_components: int, variances: Tensor, dtype: torch.dtype) -> None:
-    """Refuse to scale rounding errors, of the features in ``dtype`` or of the statistics, to variance 1."""
-    relative_error = max(torch.finfo(dtype).eps ** 2, torch.finfo(variances.dtype).eps)
-    rank = int((variances > variances[0] * len(variances) * relative_error).sum())
+def _check_rank(n_components: int, variances: Tensor, features: Tensor) -> None:
+    """Refuse to scale rounding errors, of the features or of the statistics, to variance 1."""
+    rounding = torch.finfo(features.dtype).eps * float(features.abs().max())
+    threshold = (variances[0] * len(variances) * torch.finfo(variances.dtype).eps).clamp(min=rounding**2)
+    rank = int((variances > threshold).sum())
     if n_components > rank:
         raise ValueError(
             f"PCA with whitening to {n_components} components: the training features vary in {rank} directions only: "

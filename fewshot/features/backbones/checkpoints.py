@@ -10,6 +10,7 @@ import argparse
 import os
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -75,12 +76,13 @@ def unwrap(checkpoint: Mapping[str, object], key: str = "teacher") -> dict[str, 
     >>> list(unwrap({"a": weight}))
     ['a']
     """
-    state = next((checkpoint[name] for name in (key, "state_dict", "model") if name in checkpoint), checkpoint)
+    keys = dict.fromkeys((key, "state_dict", "model"))
+    state = next((checkpoint[name] for name in keys if name in checkpoint), checkpoint)
     entries: Mapping[str, object] = state if isinstance(state, Mapping) else {}
     tensors = {name: value for name, value in entries.items() if isinstance(value, Tensor)}
     if not tensors or len(tensors) < len(entries):
         raise ValueError(
-            f"expected weights under {key!r}, 'state_dict', 'model' or at the top level of the checkpoint, "
+            f"expected weights under {', '.join(map(repr, keys))} or at the top level of the checkpoint, "
             f"got {_names(checkpoint)}: name the key that holds them"
         )
     return tensors
@@ -156,7 +158,8 @@ def _read_torch(path: str | os.PathLike[str]) -> object:
     if begins_archive and not is_archive:
         raise ValueError(f"{path}: expected a whole checkpoint, got the beginning of one: download it again")
     try:
-        with _harmless_globals():
+        with _harmless_globals(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch announces the files that it then refuses
             return torch.load(path, map_location="cpu", weights_only=True, mmap=is_archive)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(f"{path}: {_reason(str(error))}") from error

@@ -113,13 +113,12 @@ def text_embeddings(
     return _embed(clip_model(source, seed).eval(), source, class_names, templates)
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def _embed(model: Any, source: ClipSource, class_names: Sequence[str], templates: Sequence[str]) -> Tensor:
     texts = [template.replace("{}", name) for name in class_names for template in templates]
     tokens: Tensor = _tokenizer(source)(texts)
-    embedded = torch.cat([model.encode_text(chunk, normalize=True) for chunk in tokens.split(_CHUNK)])
-    mean = normalize(embedded.unflatten(0, (len(class_names), len(templates))).mean(1), dim=-1)
-    return mean.float().clone()
+    embedded = torch.cat([model.encode_text(chunk, normalize=True) for chunk in torch.split(tokens, _CHUNK)])
+    return normalize(embedded.reshape(len(class_names), len(templates), -1).mean(1), dim=-1)
 
 
 def _tokenizer(source: ClipSource) -> Any:

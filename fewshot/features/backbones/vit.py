@@ -216,7 +216,7 @@ def build_vit(
     return Built(
         VitFeatures(vit, recipe),
         Preprocess(size=(size, size)),
-        {"name": f"{family}:{architecture}", "recipe": recipe},
+        {"family": family, "name": f"{family}:{architecture}", "recipe": recipe},
         {"architecture": f"{architecture}", "layout": layout, "weights": f"{weights}", "licence": "Apache-2.0"},
     )
 

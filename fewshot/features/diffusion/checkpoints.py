@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, unwrap
+from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly
 
 __all__ = ["fill", "fill_at_random", "read_weights"]
 
@@ -26,11 +26,15 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     ValueError
         If it is cut short, or holds anything but tensors.
     """
-    checkpoint = load_state_dict_file(path)
-    try:
-        return unwrap(checkpoint, "state_dict")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+    weights: dict[str, Tensor] = {}
+    for name, value in load_state_dict_file(path).items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"{path}: expected names and tensors, got {name!r} of type {type(value).__name__}: "
+                "save the network's state_dict alone"
+            )
+        weights[name] = value
+    return weights
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str, cut: Callable[[], None]) -> None:

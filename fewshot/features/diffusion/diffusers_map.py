@@ -144,7 +144,8 @@ def diffusers_config(config: UNetConfig) -> dict[str, object]:
         raise ValueError(f"diffusers gives all attention heads one width, and these have {sorted(widths)}")
     if config.channel_mult[0] != 1:
         raise ValueError(
-            f"diffusers embeds time as wide as the first level, so channel_mult must begin with 1, got {config.channel_mult}"
+            "diffusers embeds time as wide as the first level, so channel_mult must begin with 1, "
+            f"got {config.channel_mult}"
         )
     if config.rescale_timesteps:
         raise ValueError("diffusers has no flag for rescale_timesteps, with which the network is told another time")

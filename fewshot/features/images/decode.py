@@ -85,7 +85,8 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
 
     Notes
     -----
-    Safe in threads and processes: no setting of PIL is changed. Its warnings are silenced while an image is decoded.
+    Safe in threads and processes: no setting of PIL is changed. Its warnings are silenced while an image is decoded;
+    libtiff writes its own about damaged files to stderr.
 
     Examples
     --------
@@ -102,8 +103,9 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     with reading(source) as file, guarding_pil():
         image = _open(file, max_pixels)
         wide, orientation = is_wide(image), _orientation(image)
-        image.load()  # turns a TIFF
-        upright = _turned(to_rgb(image, wide), _orientation(image))
+        image.load()
+        rgb = to_rgb(image, wide)
+        upright = rgb if image.format == "TIFF" else _turned(rgb, orientation)  # loading has turned a TIFF
         return Decoded(upright, tuple(_notes(image, orientation, wide)))
 
 
