@@ -16,7 +16,7 @@ from fewshot.features.backbones.efficientnet_lite import build_efficientnet_lite
 from fewshot.features.backbones.timm_models import build_timm, has_weights_here
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
 from fewshot.features.backbones.torchvision_models import build_torchvision
-from fewshot.features.extractor import weights_hash
+from fewshot.features.frozen import weights_hash
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TorchvisionWarning)

@@ -11,7 +11,7 @@ from torch import nn
 from fewshot.features.backbones.custom import build_module
 from fewshot.features.backbones.layers import LayerNetwork, check_layers, layer_outputs
 from fewshot.features.backbones.readouts import Known, read_output, readout
-from fewshot.features.extractor import weights_hash
+from fewshot.features.frozen import weights_hash
 from fewshot.features.images.preprocess import Preprocess
 
 LAYERS = ("stem", "norm", "body.0", "body.1", "head")

@@ -17,7 +17,7 @@ from fewshot.episodic.em_dirichlet import EMDirichlet
 from fewshot.features.backbones.clip import ImageTextNetwork, build_clip, image_text_cosines, text_embeddings
 from fewshot.features.backbones.clip_sources import find_source
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
-from fewshot.features.extractor import Extractor
+from fewshot.features.frozen import Extractor
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", TorchvisionWarning)

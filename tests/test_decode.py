@@ -20,6 +20,7 @@ from PIL import Image, ImageFile, features
 
 from fewshot.features.images.decode import UnreadableImage, decode
 from fewshot.features.images.rgb import mode_notes, to_rgb
+from fewshot.features.images.unreadable import guarding_pil
 
 # Pixels of a format that keeps them, by mode: what is saved is what is read.
 LOSSLESS = {
@@ -176,6 +177,14 @@ def test_a_transparent_gray_of_sixteen_bits_becomes_white():
     assert notes == ("16-bit", "grayscale", "alpha-on-white")
 
 
+def test_sixteen_bits_a_pixel_are_not_sixteen_bits_a_channel():
+    header = struct.pack("<IiiHHIIiiII", 40, 2, 1, 1, 16, 3, 4, 0, 0, 0, 0) + struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+    body = header + struct.pack("<HH", 0xF800, 0x001F)
+    image, notes = decode(b"BM" + struct.pack("<IHHI", 14 + len(body), 0, 0, 14 + len(header)) + body)
+    assert np.asarray(image)[0].tolist() == [[255, 0, 0], [0, 0, 255]]
+    assert notes == ()
+
+
 def test_a_transparent_colour_counts_in_eight_bits_and_is_ignored_in_sixteen():
     narrow = np.array([[[10, 20, 30], [10, 20, 31]]], dtype=np.uint8)
     key = (b"tRNS", struct.pack(">HHH", 10, 20, 30))
@@ -287,6 +296,21 @@ def test_gray_and_its_alpha_and_wide_versions_are_equal():
         assert (pixels(source) == gray).all()
 
 
+@pytest.mark.parametrize("orientation", [0, 1, 9])
+def test_an_orientation_that_means_nothing_turns_nothing(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image, notes = decode(encoded(Image.fromarray(noise(3, 5)), exif=exif))
+    assert (np.asarray(image) == noise(3, 5)).all()
+    assert notes == ()
+
+
+def test_an_orientation_that_cannot_be_read_turns_nothing():
+    image, notes = decode(encoded(Image.fromarray(noise(3, 5)), exif=b"Exif\0\0no such thing"))
+    assert (np.asarray(image) == noise(3, 5)).all()
+    assert notes == ()
+
+
 @pytest.mark.parametrize("kind", ["GIF", "PNG", "TIFF", "WEBP"])
 def test_of_several_frames_the_first_is_taken(kind):
     skip_without(kind)
@@ -390,6 +414,10 @@ def test_the_process_must_not_fill_up_truncated_images(monkeypatch):
     )
 
 
+def test_kinds_outside_of_the_list_are_no_images():
+    assert code(encoded(Image.new("RGB", (16, 16)), "TGA")) == "unreadable"
+
+
 def test_programs_that_draw_are_no_images():
     assert code(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n") == "unreadable"
 
@@ -406,6 +434,16 @@ def test_a_pixel_bomb_is_refused_from_its_header():
         assert tracemalloc.get_traced_memory()[1] < 2**20
     finally:
         tracemalloc.stop()
+
+
+def test_running_out_of_memory_is_the_image_being_too_large(monkeypatch):
+    def load(_):
+        raise MemoryError
+
+    monkeypatch.setattr(ImageFile.ImageFile, "load", load)
+    with pytest.raises(UnreadableImage) as caught:
+        decode(encoded(Image.new("L", (2, 3)), "PPM"))
+    assert str(caught.value) == "too-large: not enough memory to decode it"
 
 
 def test_max_pixels_is_the_last_size_that_is_read():
@@ -447,6 +485,18 @@ def test_other_warnings_pass_while_an_image_is_decoded(monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", warn_and_load)
     with pytest.warns(UserWarning, match="from elsewhere"):
         decode(encoded(Image.new("L", (2, 3)), "PPM"))
+
+
+def test_the_first_thread_to_leave_does_not_end_the_silence_of_the_others():
+    def warn():
+        warnings.warn_explicit("of PIL", UserWarning, "Image.py", 1, module="PIL.Image")
+
+    with guarding_pil():
+        with guarding_pil():
+            warn()
+        warn()
+    with pytest.warns(UserWarning, match="of PIL"):
+        warn()
 
 
 def test_threads_decode_as_one_does_and_leave_the_filters():

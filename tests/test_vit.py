@@ -13,7 +13,7 @@ from torch.nn.functional import interpolate
 
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
 from fewshot.features.backbones.vit import build_dino, build_ibot, build_mugs
-from fewshot.features.extractor import Extractor
+from fewshot.features.frozen import Extractor
 from fewshot.features.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from tests.reference.vit_loop import normed_tokens_of_blocks
 from tests.vit_kit import (

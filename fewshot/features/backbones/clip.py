@@ -21,7 +21,7 @@ from fewshot.features.backbones.clip_sources import (
     find_source,
     import_open_clip,
 )
-from fewshot.features.extractor import Built
+from fewshot.features.frozen import Built
 
 __all__ = [
     "TEMPLATES",

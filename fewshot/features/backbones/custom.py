@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from fewshot.features.backbones.layers import as_layers, read_network
 from fewshot.features.backbones.readouts import Known, check_readout
-from fewshot.features.extractor import Built
+from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
 __all__ = ["build_module"]

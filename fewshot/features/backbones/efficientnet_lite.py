@@ -16,7 +16,7 @@ from fewshot.features.backbones.layers import as_layers
 from fewshot.features.backbones.readouts import check_readout
 from fewshot.features.backbones.timm_layers import read_timm
 from fewshot.features.backbones.timm_models import import_timm, random_timm
-from fewshot.features.extractor import Built
+from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
 __all__ = ["build_efficientnet_lite"]

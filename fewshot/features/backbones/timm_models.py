@@ -25,7 +25,7 @@ from fewshot.features.backbones.layers import as_layers, did_you_mean
 from fewshot.features.backbones.readouts import check_readout
 from fewshot.features.backbones.timm_layers import read_timm
 from fewshot.features.backbones.torchvision_gate import require_torchvision
-from fewshot.features.extractor import Built
+from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
 __all__ = ["build_timm", "has_weights_here", "import_timm", "random_timm"]

@@ -17,7 +17,7 @@ from fewshot.features.backbones.downloads import fetch_from_url, warn_of_licence
 from fewshot.features.backbones.layers import as_layers, did_you_mean, read_network
 from fewshot.features.backbones.readouts import Known, check_readout
 from fewshot.features.backbones.torchvision_gate import require_torchvision
-from fewshot.features.extractor import Built
+from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
 __all__ = ["build_torchvision"]

@@ -18,7 +18,7 @@ from fewshot.features.backbones.checkpoints import load_state_dict_file, load_st
 from fewshot.features.backbones.position_embedding import POSITION_RULES, resize_position_embedding
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.backbones.vit_layouts import Architecture, architecture_of, named_architecture, read_layout
-from fewshot.features.extractor import Built
+from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
 __all__ = ["RECIPES", "VitFeatures", "build_dino", "build_ibot", "build_mugs", "build_vit"]

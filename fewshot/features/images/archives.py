@@ -58,7 +58,7 @@ def archives_of(source: str | os.PathLike[str]) -> list[str]:
     for name in found:
         if name.lower().endswith(_COMPRESSED):
             raise ValueError(f"{os.path.join(root, name)} is compressed: {_MEND}")
-    return [os.path.join(root, checked_utf8(name)) for name in sorted(found, key=os.fsencode)]
+    return [os.path.join(root, checked_utf8(name)) for name in sorted(found)]
 
 
 def walk_tars(source: str | os.PathLike[str], *, use_labels: bool = True) -> Iterator[ImageRecord]:

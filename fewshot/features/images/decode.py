@@ -132,8 +132,6 @@ def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
         raise UnreadableImage("too-large", f"{size}, more than max_pixels={max_pixels}")
     if max(image.size) > MAX_SIDE:
         raise UnreadableImage("too-large", f"{size}, a side longer than {MAX_SIDE}")
-    if n_pixels == 0:
-        raise UnreadableImage("unreadable", size)
     return image
 
 

@@ -132,7 +132,7 @@ def _entries(folder: str) -> list[str]:
     with os.scandir(folder) as entries:
         visible = [entry for entry in entries if not entry.name.startswith(".")]
     names = [f"{entry.name}/" if entry.is_dir() else entry.name for entry in visible if _is_listed(entry)]
-    return sorted(names, key=os.fsencode)
+    return sorted(names)  # by code point, which is the order of the bytes of UTF-8
 
 
 def _is_listed(entry: os.DirEntry[str]) -> bool:
@@ -161,7 +161,7 @@ def walk_csv(root: PathLike, csv_path: PathLike) -> Iterator[ImageRecord]:
         If the header has not one column of each, or a row has no path or label, a path that leads out of ``root``, or
         one that was named before.
     """
-    records = sorted(_rows(os.fspath(csv_path)), key=lambda record: record.id.encode())
+    records = sorted(_rows(os.fspath(csv_path)))
     for one, other in itertools.pairwise(records):
         if one.id == other.id:
             raise ValueError(f"{os.fspath(csv_path)} names {one.id!r} more than once: keep one row")
