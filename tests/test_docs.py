@@ -15,7 +15,7 @@ from fewshot.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = (["episode"], ["train", "unem"], ["methods"])
+COMMANDS = (["extract"], ["inspect"], ["probe"], ["extractors"], ["episode"], ["train", "unem"], ["methods"])
 
 
 def help_text(command: list[str]) -> str:

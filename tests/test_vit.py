@@ -70,7 +70,7 @@ def test_recipes_are_class_token_last_four_class_tokens_and_class_token_with_mea
     expected = {
         "cls": blocks[-1][0],
         "last4-cls": np.concatenate([tokens[0] for tokens in blocks[1:]]),
-        "cls+mean-patch": np.concatenate([blocks[-1][0], blocks[-1][1:].mean(0)]),
+        "cls+mean_patch": np.concatenate([blocks[-1][0], blocks[-1][1:].mean(0)]),
     }
     for recipe, vector in expected.items():
         built = build_dino(None, path, size=SIZE, recipe=recipe)
@@ -115,7 +115,7 @@ def test_pth_and_safetensors_of_one_network_have_one_key_and_recipes_have_severa
     save_file(state, tmp_path / "weights.safetensors")
     pth, safetensors = saved(tmp_path, {"state_dict": state}), tmp_path / "weights.safetensors"
     a, b = (Extractor(build_mugs(None, path, size=SIZE)) for path in (pth, safetensors))
-    c = Extractor(build_mugs(None, pth, size=SIZE, recipe="cls+mean-patch"))
+    c = Extractor(build_mugs(None, pth, size=SIZE, recipe="cls+mean_patch"))
     assert a.key == b.key != c.key
     assert (a.n_features, c.n_features) == (WIDTH, 2 * WIDTH)
 
@@ -299,7 +299,7 @@ def test_a_name_must_agree_with_the_weights(tmp_path):
             None,
             "random",
             {"recipe": "cls4"},
-            "unknown recipe 'cls4': did you mean 'cls'? Known: cls, cls+mean-patch, last4-cls",
+            "unknown recipe 'cls4': did you mean 'cls'? Known: cls, cls+mean_patch, last4-cls",
         ),
         (
             None,

@@ -96,7 +96,7 @@ class Extractor:
         self.columns, self.n_features = self._dry_run()
 
     def __repr__(self) -> str:
-        name = self.spec.get("name", type(self.network).__name__)
+        name = self.spec.get("name") or type(self.network).__name__
         return f"Extractor({name}, {self.n_features} features, key {self.key[:12]})"
 
     def to(self, device: torch.device | str) -> Extractor:

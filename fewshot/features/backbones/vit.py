@@ -46,7 +46,7 @@ def _cls_and_mean_patch(vit: Any, images: Tensor) -> Tensor:
 RECIPES: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "cls": _cls,
     "last4-cls": _last4_cls,
-    "cls+mean-patch": _cls_and_mean_patch,
+    "cls+mean_patch": _cls_and_mean_patch,
 }
 
 
@@ -175,7 +175,7 @@ def build_vit(
 
         - ``cls``: the class token. Published k-NN results.
         - ``last4-cls``: the class tokens of the last four blocks, in their order. Linear results of ViT-S.
-        - ``cls+mean-patch``: the class token, then the mean of the patch tokens. Linear results of ViT-B and L;
+        - ``cls+mean_patch``: the class token, then the mean of the patch tokens. Linear results of ViT-B and L;
           DINO and Mugs interleave the two for ViT-B, which is the same up to the order of the columns.
     size
         Height and width of the network's input in pixels. Images are resized, bicubic, to 8/7 of it and their centre
