@@ -24,7 +24,7 @@ def extractors(is_json: bool) -> None:
     \b
     Example:
       fewshot extractors
-      fewshot extract --images photos/ --extractor timm:resnet50 --weights resnet50.safetensors --out store/
+      fewshot extract --images DIR --extractor resnet50 --weights resnet50.safetensors --out store/
     """  # noqa: D301 (click's own mark)
     rows = [_row(name) for name in FAMILIES]
     if is_json:

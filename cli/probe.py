@@ -136,7 +136,7 @@ def probe(context: click.Context, /, **settings: Any) -> None:
     \b
     Example:
       fewshot probe --features digits --method svm --method knn
-      fewshot probe --features FILE.npz:train --test FILE.npz:test --method retrieval --post retrieval-2014
+      fewshot probe --features F.npz:train --test F.npz:test --method retrieval --post retrieval-2014
     """  # noqa: D301 (click's own mark)
     _check_applicable(context, settings)
     with output.gathered_warnings() as noticed:

@@ -43,6 +43,7 @@ def test_a_folder_of_diffusers_gives_the_features_of_the_checkpoint(folder, diff
     torch.testing.assert_close(features(theirs, x), features(ours, x), rtol=1e-5, atol=1e-5)
     assert n_weights(theirs) == n_weights(ours)
     assert theirs.preprocess == ours.preprocess
+    assert theirs.spec["config"] == diffusers_config(TINY)
     assert {**theirs.spec, "config": 0, "family": 0} == {**ours.spec, "config": 0, "family": 0}
     assert not any(module._forward_hooks for module in theirs.network.modules())
 

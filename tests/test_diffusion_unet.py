@@ -18,6 +18,7 @@ from fewshot.features.diffusion.diffusers_map import (
     join_qkv,
     split_qkv,
 )
+from fewshot.features.diffusion.schedule import cosine_betas, linear_betas
 from fewshot.features.diffusion.unet import Attention, GroupNorm32, UNet, timestep_embedding
 
 pytestmark = pytest.mark.filterwarnings("ignore:torchvision native ops unavailable")
@@ -194,9 +195,16 @@ def test_a_config_is_read_from_json(tmp_path):
         UNetConfig.from_json(tmp_path / "none")
 
 
-def test_improved_networks_are_told_a_rescaled_time():
-    assert PRESETS["improved_cifar10"].model_time(2000) == 500.0
+@pytest.mark.parametrize("name", ["improved_cifar10", "improved_imagenet64"])
+def test_improved_networks_have_4000_cosine_steps_and_are_told_a_rescaled_time(name):
+    config = PRESETS[name]
+    assert config.model_time(2000) == 500.0
+    assert torch.equal(config.schedule().betas, cosine_betas(4000))
+
+
+def test_adm_has_1000_linear_steps_and_is_told_them():
     assert ADM.model_time(90) == 90.0
+    assert torch.equal(ADM.schedule().betas, linear_betas(1000))
 
 
 # Arithmetic
@@ -234,13 +242,13 @@ def test_attention_is_the_loop_over_heads(is_new_order):
 
 
 def test_the_norm_is_computed_in_float32():
-    norm = GroupNorm32(64)
+    norm = GroupNorm32(64).half()
     nn.init.normal_(norm.weight)
-    x = 300 + torch.randn(2, 64, 5)
-    reference = nn.functional.group_norm(x.half().float(), 32, norm.weight, norm.bias)
-    found = norm.half()(x.half())
-    assert found.dtype == torch.float16
-    torch.testing.assert_close(found.float(), reference, rtol=2e-3, atol=2e-3)
+    nn.init.normal_(norm.bias)
+    x = (300 + torch.randn(2, 64, 5)).half()
+    reference = nn.functional.group_norm(x.float(), 32, norm.weight.float(), norm.bias.float())
+    assert torch.equal(norm(x), reference.half())
+    assert not torch.equal(nn.functional.group_norm(x, 32, norm.weight, norm.bias), reference.half())
 
 
 def test_fresh_networks_see_their_input_at_depth():
@@ -273,7 +281,9 @@ def test_an_early_exit_gives_what_the_whole_network_has_at_that_block(config):
         assert sorted(whole) == list(range(1, config.n_blocks + 1))
         for b in range(1, config.n_blocks + 1):
             ran.clear()
-            assert torch.equal(network.forward_to(x, 90.0, [b])[b], whole[b])
+            found = network.forward_to(x, 90.0, [b])
+            assert list(found) == [b]
+            assert torch.equal(found[b], whole[b])
             assert ran == list(range(1, b + 1))
 
 

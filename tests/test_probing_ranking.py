@@ -162,9 +162,9 @@ def test_too_many_neighbours_are_all_there_are_and_said():
     gallery, labels = points()
     query = points(6, seed=1)[0]
     with pytest.warns(UserWarning, match="^k = 99 neighbours were asked for, but there are 17: all of them vote$"):
-        found = neighbour_scores(query, gallery, labels, (3, 40, 99))
+        found = neighbour_scores(query, gallery, labels, (3, 40, 99), temperature=1.0)
     expected = retrieval_loop.neighbour_scores(
-        query.numpy(), gallery.numpy(), labels.numpy(), 3, (3, 17, 17), 0.07, False
+        query.numpy(), gallery.numpy(), labels.numpy(), 3, (3, 17, 17), 1.0, False
     )
     np.testing.assert_allclose(found.numpy(), expected, atol=1e-12)
     with pytest.warns(UserWarning, match="^k = 17 neighbours were asked for, but there are 16: all of them vote$"):
