@@ -28,6 +28,13 @@ def folder(tmp_path_factory):
     return write_tiny(tmp_path_factory.mktemp("diffusion"))
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 # The recipe
 
 
@@ -51,6 +58,14 @@ def test_an_extractor_takes_uint8_images_to_the_same_features(folder):
     assert extractor.n_features == 256
     torch.testing.assert_close(extractor(pixels), features(tiny(folder), x))
     assert not any(parameter.requires_grad for parameter in extractor.network.parameters())
+
+
+@pytest.mark.parametrize(("precision", "bound"), [("bfloat16", 0.03), ("float16", 0.005)])
+def test_lower_precisions_stay_close_and_come_out_in_float32(folder, precision, bound):
+    pixels = ((images() + 1) * 127.5).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    exact, rounded = (Extractor(tiny(folder), precision=p)(pixels) for p in ("float32", precision))
+    assert rounded.dtype == torch.float32
+    assert 0 < (rounded - exact).norm() < bound * exact.norm()
 
 
 def test_the_preprocessing_is_adms(folder):

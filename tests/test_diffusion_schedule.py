@@ -38,6 +38,13 @@ PUBLISHED = """
 """
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def pixels_of(n=3, height=5, width=7, seed=0):
     generator = torch.Generator().manual_seed(seed)
     return torch.randint(256, (n, 3, height, width), generator=generator, dtype=torch.uint8)

@@ -52,6 +52,13 @@ BLOCKS = """
 TABLE = [tuple(map(float, row)) for row in re.findall(r"(\d+): (\d+) (\d+) ([\d.]+)", BLOCKS)]
 
 
+@pytest.fixture(autouse=True)
+def seeded():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        yield
+
+
 def n_parameters(module):
     return sum(parameter.numel() for parameter in module.parameters())
 

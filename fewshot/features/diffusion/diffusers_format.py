@@ -159,6 +159,8 @@ def read_schedule(folder: str | os.PathLike[str]) -> Schedule:
     folder = Path(folder)
     paths = [folder / "scheduler" / "scheduler_config.json", folder / "scheduler_config.json"]
     config: dict[str, Any] = _read_json(next((path for path in paths if path.is_file()), paths[0]))
+    if config.get("rescale_betas_zero_snr"):
+        raise ValueError("no noise schedule for rescale_betas_zero_snr: its last timestep has no signal")
     n_timesteps = int(config.get("num_train_timesteps", 1000))
     start, end = float(config.get("beta_start", 1e-4)), float(config.get("beta_end", 0.02))
     if config.get("trained_betas") is not None:

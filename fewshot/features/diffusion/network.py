@@ -219,7 +219,7 @@ def build_diffusers(
     Parameters
     ----------
     name
-        The folder, if ``weights`` is "random"; otherwise a name of your own, or None.
+        The folder, if ``weights`` is "random"; otherwise not used.
     weights
         The folder: ``config.json`` and ``diffusion_pytorch_model.safetensors``, in it or in its ``unet``, and
         ``scheduler_config.json``, in it or in its ``scheduler``. Or "random".
@@ -251,8 +251,8 @@ def build_diffusers(
     else:
         path, state = read_folder_weights(folder)
         fill(unet.unet, state, f"{path}", lambda: unet.truncate(recipe.last_block))
-    spec = {"family": "diffusers", "name": name, "config": unet_config, **recipe.spec()}
-    about = {"weights": f"{weights}", "diffusers": version("diffusers")}
+    spec = {"family": "diffusers", "name": "diffusers", "config": unet_config, **recipe.spec()}
+    about = {"folder": folder, "weights": f"{weights}", "diffusers": version("diffusers")}
     return Built(DiffusionFeatures(unet, schedule, recipe), _preprocess(_sample_size(unet_config)), spec, about)
 
 
