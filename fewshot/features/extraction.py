@@ -243,14 +243,18 @@ def _loader(store: StoreFolder, extractor: Extractor, plan: _Plan, n_workers: in
         sampler=plan,
         num_workers=n_workers,
         collate_fn=_as_it_is,
-        worker_init_fn=partial(_end_if_orphaned, os.getpid()),
+        worker_init_fn=partial(_begin_worker, os.getpid(), 19 if extractor.device.type == "cpu" else 0),
         pin_memory=extractor.device.type == "cuda",
         prefetch_factor=4 if n_workers else None,
     )
 
 
-def _end_if_orphaned(parent: int, _worker: int) -> None:
-    """End a worker whose parent was killed while it started: torch's own watch begins only later."""
+def _begin_worker(parent: int, niceness: int, _worker: int) -> None:
+    """Give way to the network's threads, which wait for the slowest of them; end if the parent was killed meanwhile.
+
+    Torch's own watch over the parent begins only later.
+    """
+    os.nice(niceness)
     if os.getppid() != parent:
         os._exit(1)
 

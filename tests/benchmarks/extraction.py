@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from tests.benchmarks.row import Row
 __all__ = ["rows"]
 
 _BATCH_SIZE = 32
+_N_TURNS = 3
 _MEMORY = """
 import resource, sys
 from pathlib import Path
@@ -51,15 +53,20 @@ def _speed(folder: Path, device: str, progress: Callable[[str], None]) -> list[R
     found = []
     for name in ("efficientnet_lite0", "timm:vit_small_patch16_224"):
         made = extractor(name, weights="random", device=device)
-        bare = _bare_rate(made, n_images)
-        run = extract_store(made, images, folder / name.replace(":", "-"), shard_size=4096, batch_size=_BATCH_SIZE)
-        rate, waiting = run.n_done / run.seconds, run.seconds_waiting / run.seconds
+        rates, bare_rates, waiting = list[float](), [_bare_rate(made, n_images)], 0.0
+        for turn in range(_N_TURNS):
+            out = folder / f"{name.replace(':', '-')}-{turn}"
+            run = extract_store(made, images, out, shard_size=4096, batch_size=_BATCH_SIZE)
+            rates.append(run.n_done / run.seconds)
+            waiting = max(waiting, run.seconds_waiting / run.seconds)
+            bare_rates.append(_bare_rate(made, n_images))
+        rate, share = median(rates), median(rates) / median(bare_rates)
         found.append(
             Row(
                 f"{name}, images of 500 x 375 to a store ({device}, {torch.get_num_threads()} threads, 1 worker)",
-                f"{rate:.1f} images/s, {rate / bare:.2f} of the bare backbone, {waiting:.0%} waiting for images",
+                f"{rate:.1f} images/s, {share:.2f} of the bare backbone, at most {waiting:.0%} waiting for images",
                 "≥ 0.90",
-                rate / bare >= 0.90,
+                share >= 0.90,
             )
         )
     return found
@@ -121,6 +128,7 @@ def _write(folder: Path, progress: Callable[[str], None]) -> Row:
     }  # fmt: skip
     store = create_store(folder / "written", images, head)
     features = np.ones((n_rows, n_features), dtype=np.float16)
+    write_shard(store, 0, features, {}, {})  # the first time, most of it goes into memory for the page cache
     start = time.perf_counter()
     write_shard(store, 0, features, {}, {})
     rate = features.nbytes / 1e6 / (time.perf_counter() - start)
