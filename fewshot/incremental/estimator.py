@@ -1,0 +1,405 @@
+"""What all incremental classifiers share: scikit-learn's contract, labels of any kind, tensors or arrays, "unknown"."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.model_selection import StratifiedKFold
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from fewshot.checks import check_finite
+
+__all__ = ["ArrayLike", "IncrementalClassifier", "Labels"]
+
+ArrayLike: TypeAlias = Tensor | npt.ArrayLike
+Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
+
+# Scores that `predict` holds at a time.
+_MAX_SCORES = 2**25
+
+
+class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """A classifier that takes in new classes, and more shots of known ones, at any time.
+
+    Features are NumPy arrays or torch tensors (n, n_features), and so is what comes back. Labels may be of any hashable
+    kind. The state lies where the first features lay.
+
+    Attributes
+    ----------
+    classes_ : ndarray (n_classes,)
+        The labels in order of arrival, those that arrived together sorted; columns of scores are in this order.
+    n_features_in_ : int
+    base_classes_ : ndarray
+        The labels that came with the base session: by `fit`, or by `partial_fit` with ``base=True``.
+    """
+
+    def fit(self, X: ArrayLike, y: Labels) -> Self:  # noqa: N803
+        """Forget everything and learn the base session.
+
+        Parameters
+        ----------
+        X : array or Tensor (n, n_features)
+        y : array, Tensor or sequence (n,)
+            A label for each row.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match or features are not finite.
+        """
+        features, labels = self._checked(X, y, reset=True)
+        self._index: dict[Hashable, int] = {}
+        self._known_scores: Tensor | None = None
+        self._begin(features.shape[1], features.dtype, features.device)
+        self._take_in(features, labels, base=True)
+        return self
+
+    def partial_fit(self, X: ArrayLike, y: Labels, classes: object = None, *, base: bool = False) -> Self:  # noqa: N803
+        """Learn more: new classes, more shots of known ones, or both.
+
+        Parameters
+        ----------
+        X : array or Tensor (n, n_features)
+        y : array, Tensor or sequence (n,)
+        classes
+            Ignored; scikit-learn's convention. Classes need not be announced.
+        base : bool
+            Whether classes that are new here belong to the base session.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match or features are not finite.
+        """
+        is_first = not hasattr(self, "_index")
+        features, labels = self._checked(X, y, reset=is_first)
+        if is_first:
+            self._index, self._known_scores = {}, None
+            self._begin(features.shape[1], features.dtype, features.device)
+        self._take_in(features, labels, base=base)
+        return self
+
+    def remove_class(self, label: Hashable) -> Self:
+        """Forget a class, as if it had never come.
+
+        Raises
+        ------
+        ValueError
+            If it is not known.
+        """
+        check_is_fitted(self, "_index")
+        label = _plain(label)
+        if label not in self._index:
+            raise ValueError(f"no class {label!r} to remove: the {len(self._index)} known ones are in classes_")
+        self._forget(self._index[label])
+        del self._index[label]
+        self._index = {known: position for position, known in enumerate(self._index)}
+        return self
+
+    @property
+    def classes_(self) -> npt.NDArray[Any]:
+        """The labels, in the order of the columns of scores."""
+        if not hasattr(self, "_index"):
+            raise AttributeError(f"{type(self).__name__} has no classes_ before it has learned any")
+        return _label_array(self._index)
+
+    @property
+    def base_classes_(self) -> npt.NDArray[Any]:
+        """The labels of the base session."""
+        labels: npt.NDArray[Any] = self.classes_[self._is_base().cpu().numpy()]
+        return labels
+
+    def class_scores(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Score rows against every class.
+
+        Returns
+        -------
+        array or Tensor (n, n_classes)
+            The highest wins; columns as in ``classes_``.
+        """
+        return _like(X, self._scores(self._queries(X)))
+
+    def decision_function(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Return `class_scores`, or for two classes, as scikit-learn has it, the second's score less the first's (n,).
+
+        Returns
+        -------
+        array or Tensor (n, n_classes) or (n,)
+        """
+        scores = self._scores(self._queries(X))
+        return _like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+
+    def predict_proba(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Return the softmax of scores times ``logit_scale``.
+
+        Returns
+        -------
+        array or Tensor (n, n_classes)
+            Not negative, rows sum to 1. Not calibrated: a confidence, not a frequency.
+        """
+        return _like(X, self._log_probs(self._queries(X)).exp())
+
+    def predict(self, X: ArrayLike, *, reject: float | None = None, unknown: Hashable = None) -> Any:  # noqa: N803
+        """Name the class of each row, or say that it is none of these.
+
+        Parameters
+        ----------
+        X : array or Tensor (n, n_features)
+        reject : float, optional
+            In (0, 1): rows are answered with ``unknown`` where their highest score is below this quantile of the scores
+            of known items, so that about this share of known items is rejected. Needs `calibrate_rejection`.
+        unknown
+            The answer for them; default -1 where labels are numbers, else "unknown".
+
+        Returns
+        -------
+        array or Tensor (n,)
+            Labels; a tensor where features and labels can be one.
+        """
+        features = self._queries(X)
+        scores, positions = self._best(features)
+        names = self.classes_
+        if reject is not None:
+            names = _with_unknown(names, unknown)
+            positions = positions.masked_fill(scores < self.rejection_threshold(reject), len(names) - 1)
+        answers = names[positions.cpu().numpy()]
+        is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
+        return torch.from_numpy(np.ascontiguousarray(answers)).to(X.device) if is_tensor else answers  # type: ignore[union-attr]
+
+    def highest_score(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Return each row's highest score, (n,): low for what is none of the classes."""
+        return _like(X, self._best(self._queries(X))[0])
+
+    def calibrate_rejection(self, X: ArrayLike, y: Labels, *, n_folds: int = 5, random_state: int = 0) -> Self:  # noqa: N803
+        """Learn how items of known classes score when they were not learned from.
+
+        Each of ``n_folds`` parts of these rows is scored by a copy that learned the others alone.
+
+        Parameters
+        ----------
+        X, y
+            The base session's rows and labels; classes with fewer rows than folds are left out of the count.
+        n_folds : int
+            At least 2.
+        random_state : int
+            Decides the parts.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If no class has ``n_folds`` rows.
+
+        Notes
+        -----
+        The scores are of the base session; classes learned later from few shots may be rejected more often.
+        """
+        check_is_fitted(self, "_index")
+        features, labels = self._checked(X, y, reset=False)
+        index = np.array([self._index.get(label, -1) for label in labels])
+        counts = np.bincount(index[index >= 0], minlength=len(self._index))
+        rows = np.flatnonzero((index >= 0) & (counts[index] >= n_folds))
+        if not len(rows):
+            raise ValueError(
+                f"rejection is calibrated on known classes with n_folds = {n_folds} rows or more, got none: "
+                "give the base session's rows, or fewer folds"
+            )
+        folds = StratifiedKFold(n_folds, shuffle=True, random_state=random_state).split(rows, index[rows])
+        scores = [self._held_out_scores(features, index, rows[train], rows[test]) for train, test in folds]
+        self._known_scores = torch.cat(scores).sort().values
+        return self
+
+    def rejection_threshold(self, reject: float) -> float:
+        """Return the score below which the share ``reject`` of known items fell.
+
+        Raises
+        ------
+        ValueError
+            If ``reject`` is not in (0, 1), or `calibrate_rejection` was not called.
+        """
+        if not 0 < reject < 1:
+            raise ValueError(f"reject must lie in (0, 1), the share of known items that may be rejected, got {reject}")
+        if self._known_scores is None:
+            raise ValueError("reject needs calibrate_rejection(X, y) first, with rows of known classes")
+        return float(torch.quantile(self._known_scores.double(), reject))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the whole state as tensors, for storage; `restore` takes them back."""
+        check_is_fitted(self, "_index")
+        known = {} if self._known_scores is None else {"known_scores": self._known_scores}
+        return self._state() | known
+
+    def restore(self, labels: Iterable[Hashable], tensors: Mapping[str, Tensor], n_features: int) -> Self:
+        """Take back a state: the labels of ``classes_`` in order, what `tensors` gave, and the number of features."""
+        own = dict(tensors)
+        known = own.pop("known_scores", None)
+        reference = next(iter(own.values()))
+        self.n_features_in_ = n_features
+        self._index = {label: position for position, label in enumerate(labels)}
+        self._known_scores = known
+        self._begin(n_features, torch.float32, reference.device)
+        self._set_state(own)
+        return self
+
+    # What a classifier is made of.
+
+    @abstractmethod
+    def _begin(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Make an empty state, and check the settings."""
+
+    @abstractmethod
+    def _learn(self, features: Tensor, index: Tensor, n_classes: int, *, base: bool) -> None:
+        """Take in features (n, n_features) of the classes at positions ``index`` (n,); new ones come last."""
+
+    @abstractmethod
+    def _forget(self, position: int) -> None:
+        """Forget the class at a position; those after it move up."""
+
+    @abstractmethod
+    def _scores(self, features: Tensor) -> Tensor:
+        """Return scores (n, n_classes)."""
+
+    @abstractmethod
+    def _is_base(self) -> Tensor:
+        """Return (n_classes,) bool."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Return the state."""
+
+    @abstractmethod
+    def _set_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `_state` gave."""
+
+    def _log_probs(self, features: Tensor) -> Tensor:
+        return (getattr(self, "logit_scale", 1.0) * self._scores(features)).log_softmax(-1)
+
+    def _best(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Return each row's highest score and its position; a bounded number of scores is held at a time."""
+        size = max(1, _MAX_SCORES // max(1, len(self._index)))
+        parts = [self._scores(rows).max(-1) for rows in torch.split(features, size)]
+        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
+
+    def _take_in(self, features: Tensor, labels: list[Hashable], *, base: bool) -> None:
+        new = list(dict.fromkeys(label for label in labels if label not in self._index))
+        for label in _in_order(new):
+            self._index[label] = len(self._index)
+        index = torch.tensor([self._index[label] for label in labels], device=features.device)
+        self._learn(features, index, len(self._index), base=base)
+
+    def _held_out_scores(
+        self, features: Tensor, index: npt.NDArray[Any], train: npt.NDArray[Any], test: npt.NDArray[Any]
+    ) -> Tensor:
+        copy = clone(self).fit(features[train], index[train])
+        return copy._best(features[test])[0]  # type: ignore[no-any-return]
+
+    def _queries(self, X: ArrayLike) -> Tensor:  # noqa: N803
+        check_is_fitted(self, "_index")
+        if not self._index:
+            raise ValueError("no class is known: learn one with partial_fit first")
+        return self._features(X, reset=False)
+
+    def _checked(self, X: ArrayLike, y: Labels, *, reset: bool) -> tuple[Tensor, list[Hashable]]:  # noqa: N803
+        if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple)) or _is_mixed(y)):
+            rows, targets = validate_data(self, X, y, dtype="numeric", reset=reset)
+            check_classification_targets(targets)
+            return self._placed(_tensor(rows), reset=reset), targets.tolist()
+        if y is None:
+            raise ValueError("requires y to be passed, but the target y is None")
+        labels = [_plain(label) for label in (y.tolist() if isinstance(y, (Tensor, np.ndarray)) else y)]
+        features = self._features(X, reset=reset)
+        if len(labels) != len(features):
+            raise ValueError(f"X has {len(features)} rows and y {len(labels)} labels: give one label per row")
+        return features, labels
+
+    def _features(self, X: ArrayLike, *, reset: bool) -> Tensor:  # noqa: N803
+        """Return rows as a tensor of float32 or float64 where the state lies, checked."""
+        if not isinstance(X, Tensor):
+            features = _tensor(validate_data(self, X, dtype="numeric", reset=reset))
+        else:
+            if X.ndim != 2 or 0 in X.shape:
+                raise ValueError(f"X must have shape (n, n_features), at least one of each, got {tuple(X.shape)}")
+            if reset:
+                self.n_features_in_ = X.shape[1]
+            elif X.shape[1] != self.n_features_in_:
+                raise ValueError(
+                    f"X has {X.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_}"
+                )
+            features = check_finite("X", X.detach())
+            features = features if features.dtype in (torch.float32, torch.float64) else features.float()
+        return self._placed(features, reset=reset)
+
+    def _placed(self, features: Tensor, *, reset: bool) -> Tensor:
+        """Return rows on the device of the state."""
+        return features if reset else features.to(self._device())
+
+    def _device(self) -> torch.device:
+        return self._is_base().device
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """Return an array as float64 if it is that, else as float32."""
+    dtype = np.float64 if array.dtype.kind in "f" and array.dtype.itemsize >= 8 else np.float32
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+
+
+def _like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803
+    """Return a result as the kind that the features were, on their device."""
+    return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()
+
+
+def _plain(label: Any) -> Hashable:
+    """Return a label as Python's own kind, so that equal ones are one."""
+    value: Hashable = label.item() if isinstance(label, (np.generic, Tensor)) else label
+    return value
+
+
+def _is_mixed(y: object) -> bool:
+    """Whether labels are objects other than strings."""
+    return isinstance(y, np.ndarray) and y.dtype.kind == "O" and not all(isinstance(label, str) for label in y.flat)
+
+
+def _in_order(labels: list[Hashable]) -> list[Hashable]:
+    """Return labels sorted where they can be, else in order of arrival."""
+    try:
+        return sorted(labels)  # type: ignore[type-var]
+    except TypeError:
+        return labels
+
+
+def _label_array(labels: Iterable[Hashable]) -> npt.NDArray[Any]:
+    """Return labels as an array of numbers or strings if they are of one such kind, else of objects."""
+    values = list(labels)
+    kinds = {type(value) for value in values}
+    if len(kinds) == 1 and kinds <= {bool, int, float, str}:
+        return np.array(values)
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
+    return array
+
+
+def _with_unknown(names: npt.NDArray[Any], unknown: Hashable) -> npt.NDArray[Any]:
+    """Return the labels with the answer for none of them at the end."""
+    answer = unknown if unknown is not None else -1 if names.dtype.kind in "biuf" else "unknown"
+    if answer in names.tolist():
+        raise ValueError(f"unknown={answer!r} is the label of a class: choose another answer for rows of no class")
+    return _label_array([*names.tolist(), answer])
