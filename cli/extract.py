@@ -12,7 +12,7 @@ import click
 from rich.console import RenderableType
 
 from cli import output
-from cli.options import bundle, choice, document_head, resolve_device
+from cli.options import DEVICES, bundle, choice, document_head, resolve_device
 from cli.tables import fact_lines
 from fewshot.features.extraction import Extraction, extract_shards, prepare_store
 from fewshot.features.families import extractor, parse_options, split_name
@@ -106,9 +106,7 @@ _how_options = bundle(
         show_default="any number",
         help="End with exit code 1 if more images than this could not be read.",
     ),
-    click.option(
-        "--device", default="auto", **choice(("auto", "cpu", "cuda")), help="Where to compute; auto takes a GPU."
-    ),
+    click.option("--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU."),
     click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
     click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
 )

@@ -27,6 +27,7 @@ __all__ = [
     "pool_options",
     "resolve_device",
     "run_options",
+    "run_options_with",
     "whole_numbers",
 ]
 
@@ -97,20 +98,20 @@ pool_options = bundle(
     ),
 )
 
-run_options = bundle(
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        metavar="N",
-        default=0,
-        help="Decides the episodes: one seed, one list on any device.",
-    ),
-    click.option(
-        "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
-    ),
-    click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
-    click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
-)
+
+def run_options_with(seed_help: str) -> Callable[[Command], Command]:
+    """Return the options of how a command runs, ``seed_help`` saying what the seed decides."""
+    return bundle(
+        click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help=seed_help),
+        click.option(
+            "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
+        ),
+        click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
+        click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
+    )
+
+
+run_options = run_options_with("Decides the episodes: one seed, one list on any device.")
 
 
 def load_pool(features: str, labels: str | None, classes: str | None) -> FeatureSet:

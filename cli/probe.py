@@ -12,7 +12,6 @@ from torch import Tensor
 
 from cli import output
 from cli.options import (
-    DEVICES,
     bundle,
     choice,
     describe_pool,
@@ -20,6 +19,7 @@ from cli.options import (
     load_pool,
     pool_options,
     resolve_device,
+    run_options_with,
     whole_numbers,
 )
 from cli.probe_methods import LEAVE_ONE_OUT, PROBES, ProbeData
@@ -102,27 +102,12 @@ _method_options = bundle(
     ),
 )
 
-_run_options = bundle(
-    click.option(
-        "--seed",
-        type=click.IntRange(min=0),
-        metavar="N",
-        default=0,
-        help="Decides what is held out, for the test and to choose C of logistic.",
-    ),
-    click.option(
-        "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
-    ),
-    click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
-    click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
-)
-
 
 @click.command(short_help="Judge features by linear classifiers, neighbours and retrieval.")
 @pool_options
 @_data_options
 @_method_options
-@_run_options
+@run_options_with("Decides what is held out, for the test and to choose C of logistic.")
 @click.pass_context
 def probe(context: click.Context, /, **settings: Any) -> None:
     """Say what frozen features are worth, by the standard ways to find out.

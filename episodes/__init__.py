@@ -3,5 +3,17 @@
 from episodes.episode import Episode, EpisodeHash, EpisodeIndex
 from episodes.meta_dataset import MetaDatasetSampler
 from episodes.sampler import EpisodeSampler
+from episodes.sessions import SESSION_PROTOCOLS, Session, SessionProtocol, incremental_sessions, published_sessions
 
-__all__ = ["Episode", "EpisodeHash", "EpisodeIndex", "EpisodeSampler", "MetaDatasetSampler"]
+__all__ = [
+    "SESSION_PROTOCOLS",
+    "Episode",
+    "EpisodeHash",
+    "EpisodeIndex",
+    "EpisodeSampler",
+    "MetaDatasetSampler",
+    "Session",
+    "SessionProtocol",
+    "incremental_sessions",
+    "published_sessions",
+]

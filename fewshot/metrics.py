@@ -1,4 +1,4 @@
-"""Accuracy and its interval, accuracy class by class, average precision."""
+"""Accuracy and its interval, accuracy class by class, average precision, two scores of a threshold on "unknown"."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from fewshot.checks import check_choice
 __all__ = [
     "AP_VARIANTS",
     "Interval",
+    "auroc",
     "average_precision",
     "class_accuracy",
     "episode_accuracy",
+    "false_positive_rate_at",
+    "harmonic_mean",
     "mean_class_accuracy",
     "mean_interval",
 ]
@@ -112,6 +115,109 @@ def mean_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> 
     0.5
     """
     return class_accuracy(predictions, labels, n_classes).nanmean(-1)
+
+
+def harmonic_mean(first: Tensor, second: Tensor) -> Tensor:
+    """Return 2 · first · second / (first + second).
+
+    Parameters
+    ----------
+    first, second : Tensor (...)
+        Non-negative.
+
+    Returns
+    -------
+    Tensor (...)
+        Between the two; 0 where both are 0, NaN where either is NaN.
+
+    Examples
+    --------
+    >>> import torch
+    >>> [round(value, 4) for value in harmonic_mean(torch.tensor([0.8, 0.0]), torch.tensor([0.2, 0.0])).tolist()]
+    [0.32, 0.0]
+    """
+    total = first + second
+    return torch.where(total == 0, total, 2 * first * second / total)
+
+
+def auroc(scores: Tensor, is_positive: Tensor) -> Tensor:
+    """Return the probability that a positive scores higher than a negative: the area under the ROC curve.
+
+    Parameters
+    ----------
+    scores : Tensor (..., n)
+    is_positive : Tensor (..., n), bool
+
+    Returns
+    -------
+    Tensor (...), float64
+        In [0, 1]; a tie counts half; NaN without a positive or without a negative.
+
+    Notes
+    -----
+    A strictly increasing map of the scores changes nothing; with their signs turned it is one minus this.
+
+    Source
+    ------
+    Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 143, 1982 (the rank form).
+
+    Examples
+    --------
+    >>> auroc(torch.tensor([3.0, 2.0, 2.0, 1.0]), torch.tensor([True, True, False, False])).item()
+    0.875
+    """
+    scores = scores.contiguous()
+    ascending = scores.sort(-1).values
+    n_below, n_up_to = (torch.searchsorted(ascending, scores, right=right) for right in (False, True))
+    twice_rank = (n_below + n_up_to + 1) * is_positive
+    n_positive = is_positive.sum(-1)
+    n_pairs = n_positive * (~is_positive).sum(-1)
+    return (twice_rank.sum(-1) - n_positive * (n_positive + 1)).double() / (2 * n_pairs)
+
+
+def false_positive_rate_at(scores: Tensor, is_positive: Tensor, true_positive_rate: float = 0.95) -> Tensor:
+    """Return the share of negatives that pass the highest threshold which enough positives pass.
+
+    Parameters
+    ----------
+    scores : Tensor (..., n)
+        An item passes if it scores the threshold or more.
+    is_positive : Tensor (..., n), bool
+    true_positive_rate : float
+        In (0, 1]. The least share of the positives that must pass. Default 0.95: "FPR@95".
+
+    Returns
+    -------
+    Tensor (...), float64
+        In [0, 1]; NaN without a positive or without a negative.
+
+    Raises
+    ------
+    ValueError
+        If the rate is out of range.
+
+    Source
+    ------
+    Liang et al., "Enhancing the reliability of out-of-distribution image detection in neural networks", ICLR 2018,
+    Section 4 (there "FPR at 95% TPR"); without interpolation between thresholds.
+
+    Examples
+    --------
+    >>> scores, is_positive = torch.tensor([4.0, 3.0, 2.0, 1.0]), torch.tensor([True, False, True, False])
+    >>> [false_positive_rate_at(scores, is_positive, rate).item() for rate in (0.5, 0.51)]
+    [0.0, 0.5]
+    """
+    if not 0 < true_positive_rate <= 1:
+        raise ValueError(f"true_positive_rate must lie in (0, 1], got {true_positive_rate}")
+    n_positive = is_positive.sum(-1, keepdim=True)
+    n_passing = (true_positive_rate * n_positive.double()).ceil()
+    # 0.07 · 100 comes out above 7: one fewer may do.
+    n_passing = n_passing - ((n_passing - 1) / n_positive >= true_positive_rate).double()
+    positives = scores.masked_fill(~is_positive, -torch.inf).sort(-1, descending=True).values
+    threshold = positives.gather(-1, n_passing.long().clamp(min=1) - 1)
+    n_negative = (~is_positive).sum(-1)
+    rate = ((scores >= threshold) & ~is_positive).sum(-1).double() / n_negative
+    return rate.masked_fill(n_positive[..., 0] == 0, torch.nan)
 
 
 def average_precision(scores: Tensor, is_positive: Tensor, variant: str = "hits") -> Tensor:

@@ -1,4 +1,4 @@
-"""`fewshot extract`, `inspect` and `extractors` as a user drives them."""
+"""`fewshot extract` and `inspect` as a user drives them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 
 from cli.main import cli
 from fewshot.features import load_features
-from fewshot.features.families import FAMILIES
 from tests.extraction_kit import contents, write_images
 
 pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
@@ -210,16 +209,6 @@ def test_stores_of_two_extractors_are_not_mixed(images, tmp_path, unet):
     assert "come from different extractors" in result.stderr
     assert "90" in result.stderr
     assert "300" in result.stderr
-
-
-def test_every_family_is_listed_with_what_it_needs():
-    told = document("extractors")["extractors"]
-    assert [row["family"] for row in told] == list(FAMILIES)
-    text = fewshot("extractors").stdout
-    for row in told:
-        assert row["example"] in text
-        assert row["licence"]
-        assert isinstance(row["are_weights_here"], bool | None)
 
 
 def test_ray_writes_the_same_store(images, tmp_path, unet):

@@ -109,13 +109,14 @@ def test_a_labelled_image_outside_of_the_classes_is_an_error(tmp_path):
     )
 
 
-def test_links_are_followed_and_broken_ones_are_listed(tmp_path):
+def test_links_are_followed_broken_ones_are_listed_and_pipes_are_not(tmp_path):
     tree(tmp_path, "real/a.png", "else/b.png")
     root = tmp_path / "root"
     root.mkdir()
     (root / "folder").symlink_to(tmp_path / "real")
     (root / "file.png").symlink_to(tmp_path / "else" / "b.png")
     (root / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    os.mkfifo(root / "pipe.png")
     assert ids(walk_folder(root, labelled=False)) == ["file.png", "folder/a.png", "gone.png"]
     with pytest.raises(UnreadableImage) as caught:
         read_bytes(root, ImageRecord("gone.png"))
@@ -183,6 +184,12 @@ def test_a_table_names_files_and_classes(tmp_path, header):
     assert read_bytes(root, records[2]) == b"b/x.png"
 
 
+def test_a_quoted_name_keeps_its_line_ends_and_dots_lead_nowhere(tmp_path):
+    text = 'file,label\n"a\r\nb.png",crow\n..c.png,"w\rren"\n'
+    root, csv_path = table(tmp_path, text, "a\r\nb.png", "..c.png")
+    assert list(walk_csv(root, csv_path)) == [ImageRecord("..c.png", "w\rren"), ImageRecord("a\r\nb.png", "crow")]
+
+
 def test_columns_stand_in_any_order_among_others(tmp_path):
     root, csv_path = table(tmp_path, "split,label,file\ntest,wren,a.png\n", "a.png")
     assert list(walk_csv(root, csv_path)) == [ImageRecord("a.png", "wren")]
@@ -227,6 +234,7 @@ def test_missing_files_are_counted_before_anything_is_given_out(tmp_path):
         walk_csv(root, csv_path)
     assert str(caught.value) == f"4 of 5 files in {csv_path} are not in '{root}': '0.png', '1.png', '3.png', ..."
     (root / "0.png").touch()
+    (root / "1.png").mkdir()
     assert message(FileNotFoundError, walk_csv, root, csv_path) == (
         f"3 of 5 files in {csv_path} are not in '{root}': '1.png', '3.png', '4.png'"
     )
@@ -239,6 +247,7 @@ def test_archives_are_listed_by_name_and_offset_and_read_by_it(tmp_path):
     tar(tmp_path / "b.tar", [("0.png", b"third"), ("0.json", b"{}")])
     tar(tmp_path / "a.tar", [("z.jpg", b"first"), ("folder/a.webp", b"second, longer")])
     tar(tmp_path / ".hidden.tar", [("x.png", b"no")])
+    tree(tmp_path, "readme.txt", "c.tar.txt")
     records = list(walk_tars(tmp_path))
     assert ids(records) == ["a.tar/z.jpg", "a.tar/folder/a.webp", "b.tar/0.png"]
     assert [record.size for record in records] == [5, 14, 5]
@@ -275,6 +284,13 @@ def test_one_archive_and_a_pattern_name_archives_too(tmp_path, monkeypatch):
     assert [read_bytes("test-0.tar", record) for record in walk_tars("test-0.tar")] == [b"test-0.tar"]
 
 
+def test_an_archive_with_wildcards_in_its_name_is_itself(tmp_path):
+    for name in ("a[1].tar", "a1.tar", "A1.tar"):
+        tar(tmp_path / name, [("x.png", b"1")])
+    assert ids(walk_tars(tmp_path / "a[1].tar")) == ["a[1].tar/x.png"]
+    assert ids(walk_tars(tmp_path / "A?.tar")) == ["A1.tar/x.png"]
+
+
 def test_labels_are_the_cls_beside_the_image_before_or_after(tmp_path):
     members = [("a.cls", b"7\n"), ("a.png", b"1"), ("b.left.jpg", b"2"), ("b.right.jpg", b"3"), ("b.cls", b"wren")]
     tar(tmp_path / "a.tar", [*members, ("c/b.cls", b"crow"), ("c/b.png", b"4")])
@@ -305,6 +321,13 @@ def test_some_labels_are_an_error(tmp_path, members, key, n_cls, n_others):
     assert len(list(walk_tars(tmp_path, use_labels=False))) == sum(name.endswith("png") for name, _ in members)
 
 
+def test_one_archive_with_labels_and_one_without_are_an_error(tmp_path):
+    tar(tmp_path / "a.tar", [("a.png", b"1"), ("a.cls", b"x" * 512)])
+    assert [record.label for record in walk_tars(tmp_path)] == ["x" * 512]
+    path = tar(tmp_path / "b.tar", [("b.png", b"2")])
+    assert message(ValueError, walk_tars, tmp_path).startswith(f"{path}: sample 'b' has 0 .cls, where others have 1: ")
+
+
 @pytest.mark.parametrize("text", [b"", b" \n", b"\xff\xfe", b"x" * 513])
 def test_a_cls_without_a_class_is_an_error(tmp_path, text):
     path = tar(tmp_path / "a.tar", [("a.cls", text), ("a.png", b"1")])
@@ -319,7 +342,9 @@ def test_members_that_lead_out_are_refused(tmp_path, name):
     assert message(ValueError, walk_tars, tmp_path) == f"{path}: member {name!r} leads out of the archive: rename it"
 
 
-@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE])
+@pytest.mark.parametrize(
+    "kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.FIFOTYPE, tarfile.GNUTYPE_SPARSE]
+)
 def test_members_that_are_no_plain_files_are_refused(tmp_path, kind):
     path = tar(tmp_path / "a.tar", [("a.png", b"1"), special("b.png", kind)])
     assert message(ValueError, walk_tars, tmp_path) == (
@@ -333,12 +358,23 @@ def test_folders_and_hidden_members_are_left_out(tmp_path):
     assert ids(walk_tars(tmp_path)) == ["a.tar/folder/c.png"]
 
 
+def test_an_archive_whose_name_is_not_utf8_is_refused(tmp_path):
+    path = tar(tmp_path / "a.tar", [("a.png", b"1")])
+    try:
+        os.rename(path, os.path.join(os.fsencode(tmp_path), b"\xe9.tar"))
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    assert message(ValueError, walk_tars, tmp_path) == "file name b'\\xe9.tar' is not UTF-8: rename it"
+
+
 def test_a_member_whose_name_is_not_utf8_is_refused(tmp_path):
     tar(tmp_path / "a.tar", [("é.png", b"1")], format=tarfile.USTAR_FORMAT, encoding="latin-1")
     assert message(ValueError, walk_tars, tmp_path) == "file name b'\\xe9.png' is not UTF-8: rename it"
 
 
-@pytest.mark.parametrize("suffix", ["tar.gz", "tgz", "tar.xz", "tar.bz2"])
+@pytest.mark.parametrize(
+    "suffix", ["tar.gz", "TAR.GZ", "tgz", "tar.xz", "txz", "tar.bz2", "tbz2", "tar.zst", "tar.lz4"]
+)
 def test_compressed_archives_are_refused_by_name(tmp_path, suffix):
     path = tmp_path / f"a.{suffix}"
     path.touch()
@@ -413,6 +449,7 @@ def test_memory_does_not_grow_with_the_members(tmp_path):
         (("a/1.png", "b/2.png"), "none", [None, None]),
         (("a/1.png", "b/2.png"), "folder", ["a", "b"]),
         (("a/1.png", "x.tar"), "folder", ["a"]),
+        (("a/1.png", "notes.tar.txt"), "auto", ["a"]),
     ],
 )
 def test_labels_are_folders_unless_an_image_lies_outside_of_them(tmp_path, paths, labels, expected):
@@ -421,6 +458,8 @@ def test_labels_are_folders_unless_an_image_lies_outside_of_them(tmp_path, paths
 
 def test_a_table_and_archives_come_through_the_same_door(tmp_path):
     root, csv_path = table(tmp_path, "file,label\na.png,wren\n", "a.png", "b.png", "x.tar")
+    assert list(find_images(root, labels=csv_path)) == [ImageRecord("a.png", "wren")]
+    csv_path = csv_path.rename(tmp_path / "LABELS.CSV")
     assert list(find_images(root, labels=csv_path)) == [ImageRecord("a.png", "wren")]
     tar(tmp_path / "a.tar", [("a.cls", b"crow"), ("a.png", b"1")])
     assert [(record.id, record.label) for record in find_images(str(tmp_path / "a.tar"))] == [("a.tar/a.png", "crow")]
@@ -432,9 +471,10 @@ def test_what_the_door_refuses(tmp_path):
     assert message(ValueError, find_images, root, labels="foldr") == (
         "labels must be 'auto', 'folder', 'none' or a .csv file, got 'foldr'"
     )
-    assert message(FileNotFoundError, find_images, root / "gone", labels="folder") == (
-        f"no folder and no archive at '{root}/gone': name a folder of images or *.tar, an archive or a pattern"
-    )
+    for gone in (root / "gone", root / "gone" / "further"):
+        assert message(FileNotFoundError, find_images, gone, labels="folder") == (
+            f"no folder and no archive at '{gone}': name a folder of images or *.tar, an archive or a pattern"
+        )
     tar(root / "a.tar", [("a.png", b"1")])
     assert message(ValueError, find_images, root / "a.tar", labels="folder") == (
         "archives have labels in .cls members: labels must be 'auto' or 'none', got 'folder'"

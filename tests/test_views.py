@@ -39,8 +39,10 @@ def test_the_sixteen_views_have_their_names_and_order():
     )
     assert JITTER_NAMES[8:] == tuple(f"{name}-mirrored" for name in JITTER_NAMES[:8])
     array = noise(12, 18)
-    views = named(Image.fromarray(array))
+    image = Image.fromarray(array)
+    views = named(image)
     assert len(views) == 16
+    assert views["whole"] is not image
     parts = {
         "whole": array,
         "top-left": array[:8, :12],
@@ -105,15 +107,30 @@ def test_rotations_are_the_centre_of_pils_and_as_large_as_can_be():
     assert (reach > np.array([41, 61]) / 2).any()
 
 
+def test_without_angles_the_rotations_are_by_ten_degrees():
+    image = Image.fromarray(noise(31, 43))
+    views, others = named(image), named(image, degrees=(-10, 10))
+    assert views["rotated-1"] == others["rotated-1"]
+    assert views["rotated-2"] == others["rotated-2"]
+
+
 def test_no_rotation_is_the_whole():
     views = named(Image.fromarray(noise(7, 9)), degrees=(0, 0))
     assert (np.asarray(views["rotated-1"]) == noise(7, 9)).all()
 
 
-def test_an_angle_beyond_a_right_one_is_refused():
+def test_right_angles_turn_a_square_counter_clockwise_and_back():
+    array = noise(8, 8)
+    views = named(Image.fromarray(array), degrees=(90, -90))
+    for name, turned in (("rotated-1", np.rot90(array)), ("rotated-2", np.rot90(array, -1))):
+        assert np.abs(np.asarray(views[name]).astype(int) - turned).max() <= 1
+
+
+@pytest.mark.parametrize("degrees", [(-10, 90.5), (-90.5, 10)])
+def test_an_angle_beyond_a_right_one_is_refused(degrees):
     with pytest.raises(ValueError, match="degrees") as caught:
-        jitter16(Image.new("RGB", (4, 5)), degrees=(-10, 91))
-    assert str(caught.value) == "degrees must lie in [-90, 90], got (-10, 91)"
+        jitter16(Image.new("RGB", (4, 5)), degrees=degrees)
+    assert str(caught.value) == f"degrees must lie in [-90, 90], got {degrees}"
 
 
 def test_views_go_through_the_preprocessing():
@@ -179,6 +196,8 @@ def test_region_views_are_the_pixels_and_the_fill_around_them():
     framed[:] = (1, 2, 3)
     framed[1:5] = array
     assert (np.asarray(first) == framed).all()
+    framed[[0, 5]] = 0
+    assert (np.asarray(region_views(Image.fromarray(array), 1)[0]) == framed).all()
     boxes = spatial_regions(4, 6, 2, square="none")
     views = region_views(Image.fromarray(array), 2, square="none")
     for (left, top, right, bottom), view in zip(boxes, views, strict=True):
@@ -186,9 +205,11 @@ def test_region_views_are_the_pixels_and_the_fill_around_them():
 
 
 def test_regions_that_cannot_be_are_refused():
-    with pytest.raises(ValueError, match="at least 1") as caught:
-        spatial_regions(4, 5, 0)
-    assert str(caught.value) == "height, width and n_levels must be at least 1, got 4, 5 and 0"
+    for height, width, n_levels in ((4, 5, 0), (0, 5, 1), (4, 0, 1)):
+        with pytest.raises(ValueError, match="at least 1") as caught:
+            spatial_regions(height, width, n_levels)
+        told = f"height, width and n_levels must be at least 1, got {height}, {width} and {n_levels}"
+        assert str(caught.value) == told
     with pytest.raises(ValueError, match="square") as caught:
         spatial_regions(4, 5, 1, square="enclosed")
     assert str(caught.value) == "unknown square 'enclosed': did you mean 'enclosing'? Known: enclosing, none"

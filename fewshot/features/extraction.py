@@ -1,4 +1,4 @@
-"""The extraction loop: images decoded in workers, features computed shard by shard, written behind the loop.
+"""The extraction loop: decoded images in, features computed shard by shard, written behind the loop.
 
 A shard's batches are always the same, so a run that was killed and went on writes the same bytes as one that was not.
 """
@@ -9,19 +9,15 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fewshot.checks import check_choice
+from fewshot.features.batches import Batch, DecodedBatch, Plan, decoded_batches
 from fewshot.features.frozen import Extractor
-from fewshot.features.images.decode import UnreadableImage, decode
-from fewshot.features.images.preprocess import Preprocess
-from fewshot.features.images.sources import ImageRecord, find_images, read_bytes
+from fewshot.features.images.sources import find_images
 from fewshot.features.store import DTYPES, Failure, StoreFolder
 from fewshot.features.store_writing import StoreLock, create_store, part_of, write_shard
 
@@ -53,23 +49,6 @@ class Extraction(NamedTuple):
     n_elsewhere: int
     seconds: float
     seconds_waiting: float
-
-
-class _Batch(NamedTuple):
-    """A part of a shard: rows [start, stop)."""
-
-    shard: int
-    start: int
-    stop: int
-
-
-class _Decoded(NamedTuple):
-    """A batch, decoded: zeros in the rows of failures."""
-
-    batch: _Batch
-    images: Tensor
-    failures: dict[int, Failure]
-    notes: dict[int, tuple[str, ...]]
 
 
 def extract_store(
@@ -173,10 +152,11 @@ def extract_shards(
 ) -> Extraction:
     """Extract those of some shards that are neither done nor in another process's hands."""
     with StoreLock(store.path) as lock, ThreadPoolExecutor(1) as writer:
-        plan = _Plan(store, shards, batch_size, lock)
+        plan = Plan(store, shards, batch_size, lock)
+        batches = decoded_batches(store, extractor.preprocess, extractor.device, plan, n_workers)
         loop = _Loop(extractor, store, lock, writer)
         start = time.perf_counter()
-        for decoded in _timed(_loader(store, extractor, plan, n_workers), loop):
+        for decoded in _timed(batches, loop):
             loop.take(decoded)
             if progress is not None:
                 progress(loop.n_done, loop.n_failed)
@@ -185,96 +165,18 @@ def extract_shards(
     return Extraction(loop.n_done, plan.n_found_done, plan.n_elsewhere, seconds, loop.seconds_waiting)
 
 
-class _Plan(Sampler[_Batch]):
-    """The batches to do, shard by shard; a shard is locked when its first batch is handed out."""
-
-    def __init__(self, store: StoreFolder, shards: Iterable[int], batch_size: int, lock: StoreLock) -> None:
-        self._store, self._shards, self._batch_size, self._lock = store, shards, batch_size, lock
-        self.n_found_done = self.n_elsewhere = 0
-
-    def __iter__(self) -> Iterator[_Batch]:
-        for shard in self._shards:
-            n_rows = self._store.head.n_rows(shard)
-            if self._store.is_done(shard):
-                self.n_found_done += n_rows
-            elif not self._lock.acquire(part_of(shard)):
-                self.n_elsewhere += n_rows
-            elif self._store.is_done(shard):  # by a process that has just let go of it
-                self._lock.release(part_of(shard))
-                self.n_found_done += n_rows
-            else:
-                for start in range(0, n_rows, self._batch_size):
-                    yield _Batch(shard, start, min(start + self._batch_size, n_rows))
-
-
-class _Images(Dataset[_Decoded]):
-    """Batches of decoded images, by their place in the store's list."""
-
-    def __init__(self, store: StoreFolder, preprocess: Preprocess) -> None:
-        self._store, self._preprocess = store, preprocess
-        self._shard, self._records = -1, list[ImageRecord]()
-
-    def __getitem__(self, batch: _Batch) -> _Decoded:
-        height, width = self._preprocess.size
-        images = torch.zeros((batch.stop - batch.start, height, width, 3), dtype=torch.uint8)
-        failures, notes = {}, {}
-        for row, record in enumerate(self._records_of(batch.shard)[batch.start : batch.stop]):
-            try:
-                decoded = decode(read_bytes(self._store.head.images_root, record))
-                images[row] = self._preprocess.apply(decoded.image)
-            except UnreadableImage as error:
-                failures[batch.start + row] = Failure(error.code, f"{record.id}: {error.text}")
-            else:
-                if decoded.notes:
-                    notes[batch.start + row] = decoded.notes
-        return _Decoded(batch, images, failures, notes)
-
-    def _records_of(self, shard: int) -> list[ImageRecord]:
-        """Return a shard's part of the list, kept until another shard is asked for."""
-        if shard != self._shard:
-            self._shard, self._records = shard, self._store.images(shard)
-        return self._records
-
-
-def _loader(store: StoreFolder, extractor: Extractor, plan: _Plan, n_workers: int) -> DataLoader[_Decoded]:
-    return DataLoader(
-        _Images(store, extractor.preprocess),
-        batch_size=None,
-        sampler=plan,
-        num_workers=n_workers,
-        collate_fn=_as_it_is,
-        worker_init_fn=partial(_begin_worker, os.getpid(), 19 if extractor.device.type == "cpu" else 0),
-        pin_memory=extractor.device.type == "cuda",
-        prefetch_factor=4 if n_workers else None,
-    )
-
-
-def _begin_worker(parent: int, niceness: int, _worker: int) -> None:
-    """Give way to the network's threads, which wait for the slowest of them; end if the parent was killed meanwhile.
-
-    Torch's own watch over the parent begins only later.
-    """
-    os.nice(niceness)
-    if os.getppid() != parent:
-        os._exit(1)
-
-
-def _as_it_is(decoded: Any) -> Any:
-    return decoded
-
-
 class _Loop:
     """Features computed and gathered into shards; one batch is on the device while the one before is fetched."""
 
     def __init__(self, extractor: Extractor, store: StoreFolder, lock: StoreLock, writer: ThreadPoolExecutor) -> None:
         self._extractor, self._store, self._lock, self._writer = extractor, store, lock, writer
-        self._ahead: tuple[_Decoded, Tensor] | None = None
+        self._ahead: tuple[DecodedBatch, Tensor] | None = None
         self._shard: _Shard | None = None
         self._writing: Future[None] | None = None
         self.n_done = self.n_failed = 0
         self.seconds_waiting = 0.0
 
-    def take(self, decoded: _Decoded) -> None:
+    def take(self, decoded: DecodedBatch) -> None:
         """Begin a batch and fetch the one before."""
         features = self._extractor(decoded.images)
         self._fetch()
@@ -321,7 +223,7 @@ class _Shard:
         self.failures: dict[int, Failure] = {}
         self.notes: dict[int, tuple[str, ...]] = {}
 
-    def add(self, decoded: _Decoded, features: Tensor) -> None:
+    def add(self, decoded: DecodedBatch, features: Tensor) -> None:
         """Put a batch in its place; rows of failures stay zero."""
         _, start, stop = decoded.batch
         with np.errstate(over="ignore"):
@@ -331,7 +233,7 @@ class _Shard:
         self.failures |= decoded.failures
         self.notes |= decoded.notes
 
-    def is_full(self, batch: _Batch) -> bool:
+    def is_full(self, batch: Batch) -> bool:
         """Return whether a batch is the last of the shard."""
         return batch.stop == self._n_rows
 
@@ -349,7 +251,7 @@ class _Shard:
         raise ValueError(f"the network's output for {image} is not finite: use --precision float32")
 
 
-def _timed(batches: Iterable[_Decoded], loop: _Loop) -> Iterator[_Decoded]:
+def _timed(batches: Iterable[DecodedBatch], loop: _Loop) -> Iterator[DecodedBatch]:
     """Yield batches, and add up how long they were waited for."""
     iterator = iter(batches)
     while True:

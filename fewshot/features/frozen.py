@@ -70,7 +70,7 @@ class Extractor:
     about : dict
         For people: the weights' file, licence, versions.
     columns : dict
-        The first and last-but-one column of each layer that was asked for; empty for one vector.
+        The columns [start, stop) of each layer that was asked for; empty for one vector.
     n_features : int
         Taken from a dry run on one black image.
 

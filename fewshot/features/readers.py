@@ -5,9 +5,8 @@ from __future__ import annotations
 import csv
 import os
 import re
-import reprlib
 import zlib
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from fewshot.checks import check_choice
 from fewshot.features.feature_set import FeatureSet, LabelsLike
+from fewshot.features.tables import label_column, table_features
 from fewshot.storage import load_tensors
 
 if TYPE_CHECKING:
@@ -255,54 +255,8 @@ def _read_table(path: Path, read: str) -> _Contents:
         raise ImportError(f'{path}: tables are read by pandas: pip install "fewshot[tables]"') from error
     if table.empty:
         raise ValueError("the table has no rows")
-    labels = table[_label_column(table.columns)].astype(object)
-    return _Contents(_table_features(table), labels.where(labels.notna(), None).tolist())
-
-
-def _label_column(columns: Iterable[str]) -> str:
-    present = list(columns)
-    found = next((name for name in ("label", "class_name", "class") if name in present), None)
-    if found is None:
-        raise ValueError(f"expected a column 'label', 'class_name' or 'class', got {reprlib.repr(present)}")
-    return found
-
-
-def _table_features(table: pd.DataFrame) -> npt.NDArray[np.generic]:
-    """Return the column of vectors, or else the columns f0, f1, ... in the order of their numbers."""
-    columns = [str(name) for name in table]
-    lists = [name for name in columns if _is_vector(table[name].iloc[0])]
-    numbered = sorted((name for name in columns if re.fullmatch(r"f\d+", name)), key=lambda name: int(name[1:]))
-    for named in ("embedding", "features"):
-        if named in columns:
-            return _stack(table[named])
-    if len(lists) == 1:
-        return _stack(table[lists[0]])
-    if numbered:
-        return table[numbered].to_numpy()
-    raise ValueError(
-        f"expected a column 'embedding' or 'features', a single column of lists, or columns 'f0', 'f1', ..., "
-        f"got {reprlib.repr(columns)}"
-    )
-
-
-def _is_vector(value: object) -> bool:
-    return isinstance(value, (list, np.ndarray)) or (isinstance(value, str) and value.lstrip().startswith("["))
-
-
-def _stack(column: pd.Series[Any]) -> npt.NDArray[np.generic]:
-    """Return a column of vectors as one array (n, n_features)."""
-    rows = [_parse_vector(value) if isinstance(value, str) else np.atleast_1d(value) for value in column]
-    lengths = {len(row) for row in rows}
-    if len(lengths) > 1:
-        raise ValueError(
-            f"the vectors in column {column.name!r} differ in length: from {min(lengths)} to {max(lengths)}"
-        )
-    return np.stack(rows)
-
-
-def _parse_vector(text: str) -> npt.NDArray[np.generic]:
-    """Read "[0.1, 0.2]", with commas or without."""
-    return np.array([float(number) for number in text.strip(" []").replace(",", " ").split()], dtype=np.float32)
+    labels = table[label_column(table.columns)].astype(object)
+    return _Contents(table_features(table), labels.where(labels.notna(), None).tolist())
 
 
 def _read_label_lines(path: Path) -> list[Hashable]:
@@ -312,7 +266,7 @@ def _read_label_lines(path: Path) -> list[Hashable]:
 def _read_label_table(path: Path) -> list[Hashable]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
-        column = _label_column(rows.fieldnames or [])
+        column = label_column(rows.fieldnames or [])
         return _parse_labels([row[column] or "" for row in rows])
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from fewshot.features.feature_set import FeatureSet
 
-__all__ = ["check_same_extractor", "spec_differences"]
+__all__ = ["check_same_extractor", "check_same_source", "spec_differences"]
 
 
 def check_same_extractor(a: FeatureSet, b: FeatureSet, names: tuple[str, str]) -> None:
@@ -29,13 +29,16 @@ def check_same_extractor(a: FeatureSet, b: FeatureSet, names: tuple[str, str]) -
     ValueError: old and new come from different extractors (preprocess.size is [224, 224] and [288, 288]): extract both
         with one
     """
-    if (
-        a.source.get("extractor_key", ...) in (b.source.get("extractor_key", ...), ...)
-        or "extractor_key" not in b.source
-    ):
+    check_same_source(a.source, b.source, names)
+
+
+def check_same_source(a: Mapping[str, object], b: Mapping[str, object], names: tuple[str, str]) -> None:
+    """Check the same of what two pools, or a model and a pool, say of their ``source``."""
+    keys = [source.get("extractor_key") for source in (a, b)]
+    if None in keys or keys[0] == keys[1]:
         return
-    found = spec_differences(a.source.get("extractor"), b.source.get("extractor"))
-    field_name, value, other = next(found, ("extractor_key", a.source["extractor_key"], b.source["extractor_key"]))
+    found = spec_differences(a.get("extractor"), b.get("extractor"))
+    field_name, value, other = next(found, ("extractor_key", *keys))
     raise ValueError(
         f"{names[0]} and {names[1]} come from different extractors ({field_name} is {value!r} and {other!r}): "
         "extract both with one"

@@ -37,9 +37,16 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
     classes_ : ndarray (n_classes,)
         The labels in order of arrival, those that arrived together sorted; columns of scores are in this order.
     n_features_in_ : int
+    dtype_ : torch.dtype
+        That of the first features; scores are computed in it.
     base_classes_ : ndarray
         The labels that came with the base session: by `fit`, or by `partial_fit` with ``base=True``.
     """
+
+    dtype_: torch.dtype
+    n_features_in_: int
+    _index: dict[Hashable, int]
+    _known_scores: Tensor | None
 
     def fit(self, X: ArrayLike, y: Labels) -> Self:  # noqa: N803
         """Forget everything and learn the base session.
@@ -60,9 +67,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
             If shapes do not match or features are not finite.
         """
         features, labels = self._checked(X, y, reset=True)
-        self._index: dict[Hashable, int] = {}
-        self._known_scores: Tensor | None = None
-        self._begin(features.shape[1], features.dtype, features.device)
+        self._start(features.shape[1], features.dtype, features.device)
         self._take_in(features, labels, base=True)
         return self
 
@@ -90,8 +95,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         is_first = not hasattr(self, "_index")
         features, labels = self._checked(X, y, reset=is_first)
         if is_first:
-            self._index, self._known_scores = {}, None
-            self._begin(features.shape[1], features.dtype, features.device)
+            self._start(features.shape[1], features.dtype, features.device)
         self._take_in(features, labels, base=base)
         return self
 
@@ -248,15 +252,27 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         known = {} if self._known_scores is None else {"known_scores": self._known_scores}
         return self._state() | known
 
-    def restore(self, labels: Iterable[Hashable], tensors: Mapping[str, Tensor], n_features: int) -> Self:
-        """Take back a state: the labels of ``classes_`` in order, what `tensors` gave, and the number of features."""
+    def restore(
+        self, labels: Iterable[Hashable], tensors: Mapping[str, Tensor], n_features: int, dtype: torch.dtype
+    ) -> Self:
+        """Take back a state.
+
+        Parameters
+        ----------
+        labels
+            Of ``classes_``, in order.
+        tensors
+            What `tensors` gave.
+        n_features : int
+        dtype : torch.dtype
+            That scores are computed in: ``dtype_``.
+        """
         own = dict(tensors)
-        known = own.pop("known_scores", None)
-        reference = next(iter(own.values()))
+        known_scores = own.pop("known_scores", None)
         self.n_features_in_ = n_features
+        self._start(n_features, dtype, next(iter(own.values())).device)
         self._index = {label: position for position, label in enumerate(labels)}
-        self._known_scores = known
-        self._begin(n_features, torch.float32, reference.device)
+        self._known_scores = known_scores
         self._set_state(own)
         return self
 
@@ -289,6 +305,12 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
         """Put back what `_state` gave."""
+
+    def _start(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
+        """Forget everything."""
+        self._index, self._known_scores = {}, None
+        self.dtype_ = dtype
+        self._begin(n_features, dtype, device)
 
     def _log_probs(self, features: Tensor) -> Tensor:
         return (getattr(self, "logit_scale", 1.0) * self._scores(features)).log_softmax(-1)

@@ -30,7 +30,6 @@ class PrototypeClassifier(IncrementalClassifier):
         self._check_settings()
         self._statistics = ClassStatistics(n_features, device)
         self._table = _Table(torch.zeros((0, n_features), dtype=dtype, device=device))
-        self._dtype = dtype
 
     def _check_settings(self) -> None:
         if isinstance(self.center, str):
@@ -80,7 +79,7 @@ class PrototypeClassifier(IncrementalClassifier):
 
     def _prototypes(self, index: Tensor) -> Tensor:
         """Return the centred means (k, n_features) of some classes."""
-        means = self._statistics.means(index).to(self._dtype)
+        means = self._statistics.means(index).to(self.dtype_)
         return means if self.normalize_before_mean else self._centred(means)
 
     def _centred(self, rows: Tensor) -> Tensor:
@@ -94,7 +93,7 @@ class PrototypeClassifier(IncrementalClassifier):
 
     def _embed(self, features: Tensor) -> Tensor:
         """Return rows as they meet the vectors: centred, of unit length."""
-        return l2_normalize(self._centred(features.to(self._dtype)))
+        return l2_normalize(self._centred(features.to(self.dtype_)))
 
     def _scores(self, features: Tensor) -> Tensor:
         return self._embed(features) @ self._weights().mT
@@ -199,10 +198,10 @@ class NearestClassMean(PrototypeClassifier):
             raise ValueError("shot_debias corrects cosines: set metric='cosine', or shot_debias=False")
 
     def _embed(self, features: Tensor) -> Tensor:
-        return super()._embed(features) if self.metric == "cosine" else self._centred(features.to(self._dtype))
+        return super()._embed(features) if self.metric == "cosine" else self._centred(features.to(self.dtype_))
 
     def _shared(self) -> Tensor:
-        return self._statistics.within_trace().nan_to_num(0.0).to(self._dtype)
+        return self._statistics.within_trace().nan_to_num(0.0).to(self.dtype_)
 
     def _vectors(self, index: Tensor, shared: Tensor) -> Tensor:
         prototypes = self._prototypes(index)
@@ -213,7 +212,7 @@ class NearestClassMean(PrototypeClassifier):
         return self._debiased(prototypes, index, shared)
 
     def _debiased(self, prototypes: Tensor, index: Tensor, trace: Tensor) -> Tensor:
-        norms = debiased_norms(prototypes, self._statistics.counts[index].to(self._dtype), trace)
+        norms = debiased_norms(prototypes, self._statistics.counts[index].to(self.dtype_), trace)
         norms = torch.where(self._statistics.is_base[index], torch.linalg.vector_norm(prototypes, dim=1), norms)
         return prototypes / norms.clamp(min=torch.finfo(norms.dtype).tiny)[:, None]
 

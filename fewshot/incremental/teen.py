@@ -94,8 +94,8 @@ class TEEN(PrototypeClassifier):
         prototypes = self._prototypes(base)
         prior = None
         if self.shift_weight == "auto" and len(base) > 1:
-            trace = self._statistics.within_trace().nan_to_num(0.0).to(self._dtype)
-            counts = self._statistics.counts[base].to(self._dtype)
+            trace = self._statistics.within_trace().nan_to_num(0.0).to(self.dtype_)
+            counts = self._statistics.counts[base].to(self.dtype_)
             prior = fit_base_prior(prototypes, counts, trace, softmax_scale=self.softmax_scale)
         return _Base(l2_normalize(prototypes), torch.linalg.vector_norm(prototypes, dim=1), prior)
 
@@ -115,4 +115,4 @@ class TEEN(PrototypeClassifier):
             return l2_normalize(prototypes)
         weights = (self.softmax_scale * l2_normalize(prototypes) @ base.anchors.mT).softmax(1)
         delta = (weights * base.norms) @ base.anchors
-        return posterior_blend(prototypes, delta, n_shots.to(self._dtype), base.prior, restoration=0.6)
+        return posterior_blend(prototypes, delta, n_shots.to(self.dtype_), base.prior, restoration=0.6)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fewshot.checks import check_finite
 
-__all__ = ["check_labels", "check_rows", "check_same_width", "widened"]
+__all__ = ["check_labels", "check_query_and_gallery", "check_rows", "check_same_width", "widened"]
 
 
 def widened(features: Tensor) -> Tensor:
@@ -49,6 +49,23 @@ def check_same_width(what: str, features: Tensor, n_features: int) -> Tensor:
             f"{what} must have {n_features} features a row, got {features.shape[-1]}: take both from one extractor"
         )
     return features
+
+
+def check_query_and_gallery(query: Tensor, gallery: Tensor, *, is_leave_one_out: bool) -> tuple[Tensor, Tensor]:
+    """Return queries and gallery (n, n_features), finite, of one width and at least in float32.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If one of them is not so, or leave-one-out gets a gallery of another shape than the queries.
+    """
+    query, gallery = check_rows("query", query), check_rows("gallery", gallery)
+    check_same_width("query", query, gallery.shape[1])
+    if is_leave_one_out and query.shape != gallery.shape:
+        raise ValueError(
+            f"leave-one-out takes the gallery for queries, got {len(query)} queries and {len(gallery)} gallery rows"
+        )
+    return query, gallery
 
 
 def check_labels(labels: Tensor, n: int) -> int:

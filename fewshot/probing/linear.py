@@ -122,7 +122,7 @@ class LinearSVM:
 
     Source
     ------
-    [OTS] Section 3.
+    [OTS] Classification.
 
     Examples
     --------

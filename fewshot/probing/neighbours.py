@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_positive
-from fewshot.probing.inputs import check_labels, check_rows, check_same_width
+from fewshot.probing.inputs import check_labels, check_query_and_gallery
 from fewshot.prototypes import l2_normalize
 
 __all__ = ["nearest_rows", "neighbour_scores"]
@@ -73,14 +73,9 @@ def neighbour_scores(
     >>> neighbour_scores(torch.tensor([[3.0, 3.0]]), gallery, labels, [2])
     tensor([[[0.5000, 0.5000]]])
     """
-    query, gallery = check_rows("query", query), check_rows("gallery", gallery)
-    check_same_width("query", query, gallery.shape[1])
+    query, gallery = check_query_and_gallery(query, gallery, is_leave_one_out=is_leave_one_out)
     n_classes = check_labels(gallery_labels, len(gallery))
     check_positive("temperature", temperature)
-    if is_leave_one_out and query.shape != gallery.shape:
-        raise ValueError(
-            f"leave-one-out takes the gallery for queries, got {len(query)} queries and {len(gallery)} gallery rows"
-        )
     kept = _within(n_neighbours, len(gallery) - is_leave_one_out)
     query, gallery = l2_normalize(query), l2_normalize(gallery)
     parts = []

@@ -76,7 +76,7 @@ class SignedPower:
 
     Source
     ------
-    [OTS] Section 3.
+    [OTS] Classification with augmented data.
 
     Examples
     --------
@@ -174,7 +174,7 @@ class PCA:
 
     Source
     ------
-    [OTS] Section 4.
+    [OTS] Instance retrieval.
     """
 
     n_components: int

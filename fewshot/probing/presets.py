@@ -11,9 +11,9 @@ __all__ = ["PRESETS", "parse_steps"]
 
 PRESETS = {
     "none": "",
-    # [OTS] Section 3: the power transform of its classification with augmented data, CNNaug.
+    # [OTS], classification with augmented data (CNNaug): the power transform.
     "cnnaug": "l2,power:2",
-    # [OTS] Section 4: its instance retrieval.
+    # [OTS], instance retrieval.
     "retrieval-2014": "l2,pca:500,l2,power:2",
 }
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fewshot.metrics import average_precision
-from fewshot.probing.inputs import check_rows, check_same_width, widened
+from fewshot.probing.inputs import check_query_and_gallery, check_same_width, widened
 from fewshot.probing.neighbours import nearest_rows
 
 __all__ = ["RetrievalScores", "ranking_scores", "retrieval_scores", "set_distance"]
@@ -84,14 +84,9 @@ def retrieval_scores(
     >>> retrieval_scores(features, labels, features, labels, is_leave_one_out=True).means()["rank_1"]
     1.0
     """
-    query, gallery = check_rows("query", query), check_rows("gallery", gallery)
-    check_same_width("query", query, gallery.shape[1])
+    query, gallery = check_query_and_gallery(query, gallery, is_leave_one_out=is_leave_one_out)
     _check_labelled("query", query, query_labels)
     _check_labelled("gallery", gallery, gallery_labels)
-    if is_leave_one_out and query.shape != gallery.shape:
-        raise ValueError(
-            f"leave-one-out takes the gallery for queries, got {len(query)} queries and {len(gallery)} gallery rows"
-        )
     # q·x - ½‖x‖² is -½‖q - x‖² up to a constant per query.
     half_squared_norms, parts = gallery.square().sum(-1) / 2, []
     for start in range(0, len(query), batch_size):
@@ -163,7 +158,7 @@ def set_distance(query_regions: Tensor, reference_regions: Tensor, *, batch_size
 
     Source
     ------
-    [OTS] Section 4.
+    [OTS] Instance retrieval: spatial search.
 
     Examples
     --------

@@ -20,12 +20,12 @@ from torch import Tensor, nn
 
 from fewshot.checks import check_choice
 from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, strip_prefixes, unwrap
-from fewshot.features.backbones.downloads import fetch_from_url
+from fewshot.features.backbones.downloads import fetch_from_hub, fetch_from_url
 from fewshot.features.backbones.layers import did_you_mean
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.images.preprocess import Preprocess
 
-__all__ = ["ClipSource", "clip_model", "clip_preprocess", "find_source", "import_open_clip"]
+__all__ = ["ClipSource", "clip_model", "clip_preprocess", "find_source", "import_open_clip", "model_config"]
 
 _LOCAL, _HUB = "local-dir:", "hf-hub:"
 _CONFIG = "open_clip_config.json"
@@ -39,8 +39,6 @@ _RESIZES = {"shortest": "short", "squash": "squash"}
 _PREPROCESS_KEYS = ("mean", "std", "interpolation", "resize_mode")
 # Numbers among the tensors of OpenAI's own files; those networks were trained with QuickGELU.
 _OPENAI_NUMBERS = frozenset({"input_resolution", "context_length", "vocab_size"})
-# Seconds to wait for the hub's first answer.
-_TIMEOUT_S = 5.0
 
 
 class ClipSource(NamedTuple):
@@ -153,10 +151,7 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 def _from_name(name: str, where: str, tag: str, is_random: bool) -> ClipSource:
     open_clip = import_open_clip()
-    model = open_clip.get_model_config(name)
-    if model is None:
-        near = did_you_mean(name, open_clip.list_models())
-        raise ValueError(f"open_clip has no model {name!r}{near}: open_clip.list_models() has all")
+    model = model_config(name)
     published = {one: open_clip.get_pretrained_cfg(name, one) for one in open_clip.list_pretrained_tags_by_model(name)}
     if where and not Path(where).is_file():
         tag, where = check_choice(f"file or published weights of {name}", where, published), ""
@@ -169,6 +164,22 @@ def _from_name(name: str, where: str, tag: str, is_random: bool) -> ClipSource:
         raise ValueError(_gelu_message(f"{tag or where}", name))
     weights = None if is_random else Path(where) if where else _published_weights(name, tag, entry)
     return ClipSource(name, model, entry, weights)
+
+
+def model_config(name: str) -> Any:
+    """Return open_clip's ``model_cfg`` of a name.
+
+    Raises
+    ------
+    ValueError
+        If open_clip does not know the name.
+    """
+    open_clip = import_open_clip()
+    config = open_clip.get_model_config(name)
+    if config is None:
+        near = did_you_mean(name, open_clip.list_models())
+        raise ValueError(f"open_clip has no model {name!r}{near}: open_clip.list_models() has all")
+    return config
 
 
 def _agreed(name: str, published: Mapping[str, Mapping[str, Any]], is_random: bool) -> Mapping[str, Any]:
@@ -194,27 +205,12 @@ def _published_weights(name: str, tag: str, entry: Mapping[str, Any]) -> Path:
     return _fetch_from_hub(repository, (f"{Path(file).stem}.safetensors", file) if file else _WEIGHTS)
 
 
-def _fetch_from_hub(repository: str, names: Sequence[str]) -> Path:
-    """Return the first of some files that the cache, else the hub, has."""
-    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url, try_to_load_from_cache
-    from huggingface_hub.errors import EntryNotFoundError
-
-    cached = (try_to_load_from_cache(repository, name) for name in names)
-    found = next((path for path in cached if isinstance(path, str)), None)
-    if found:
-        return Path(found)
-    for name in names:
-        try:
-            get_hf_file_metadata(hf_hub_url(repository, name), timeout=_TIMEOUT_S)
-            return Path(hf_hub_download(repository, name))
-        except EntryNotFoundError:
-            continue
-        except Exception as error:  # each version of the hub's client has its own
-            raise ConnectionError(
-                f"{repository} is not on this machine and the Hugging Face hub does not answer: "
-                "download it elsewhere and give its folder (weights=FOLDER), or weights='random'"
-            ) from error
-    raise ConnectionError(f"{repository} has no {' or '.join(names)}: give a file of weights")
+def _fetch_from_hub(repository: str, files: Sequence[str]) -> Path:
+    message = (
+        f"{repository} is not on this machine and the Hugging Face hub does not answer: "
+        "download it elsewhere and give its folder (weights=FOLDER), or weights='random'"
+    )
+    return fetch_from_hub(repository, message, files)
 
 
 def _gelu_message(what: str, name: str) -> str:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 
 import torch
 
-__all__ = ["LicenceWarning", "fetch_from_hub", "fetch_from_url", "find_from_hub", "find_from_url", "warn_of_licence"]
+__all__ = [
+    "LicenceWarning",
+    "fetch_from_hub",
+    "fetch_from_url",
+    "find_from_hub",
+    "find_from_url",
+    "unreachable",
+    "warn_of_licence",
+]
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 # Seconds to wait for a first answer, before the hub's own retries of most of a minute.
 _TIMEOUT_S = 5.0
 _PERMISSIVE = ("apache-2.0", "bsd-3-clause", "cc-by-4.0", "mit")
@@ -33,31 +42,33 @@ def warn_of_licence(what: str, licence: str | None) -> None:
         )
 
 
-def find_from_hub(hub_id: str) -> Path | None:
-    """Return the weights' file in the Hugging Face cache, or None; no network is touched."""
+def find_from_hub(hub_id: str, files: Sequence[str] = _WEIGHTS) -> Path | None:
+    """Return the first of some files that the Hugging Face cache has, or None; no network is touched."""
     from huggingface_hub import try_to_load_from_cache
 
     repository, _, revision = hub_id.partition("@")
-    found = (try_to_load_from_cache(repository, name, revision=revision or None) for name in _HUB_FILES)
+    found = (try_to_load_from_cache(repository, name, revision=revision or None) for name in files)
     return next((Path(path) for path in found if isinstance(path, str)), None)
 
 
-def fetch_from_hub(hub_id: str, what: str) -> Path:
-    """Return the weights' file of a repository of the Hugging Face hub, downloaded if it is not in the cache.
+def fetch_from_hub(hub_id: str, message: str, files: Sequence[str] = _WEIGHTS) -> Path:
+    """Return the first of some files that the Hugging Face cache has, else download the first that the hub has.
 
     Parameters
     ----------
     hub_id
         ``owner/name``, perhaps with ``@revision``.
-    what
-        Whose weights they are, for the message.
+    message
+        What to say if they are not here and the hub does not answer.
+    files
+        Names in the repository; those of weights unless said otherwise.
 
     Raises
     ------
     ConnectionError
-        If they are not here and the hub does not answer within five seconds.
+        If they are not here, and the hub does not answer within five seconds or has none of them.
     """
-    return find_from_hub(hub_id) or _download_from_hub(hub_id, what)
+    return find_from_hub(hub_id, files) or _download_from_hub(hub_id, message, files)
 
 
 def find_from_url(url: str) -> Path | None:
@@ -82,32 +93,33 @@ def fetch_from_url(url: str, what: str) -> Path:
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digest and digest[1], progress=False)
     except OSError as error:
-        raise _unreachable(what, url) from error
+        raise ConnectionError(unreachable(what, url)) from error
     return path
+
+
+def unreachable(what: str, where: str) -> str:
+    """Say that published weights cannot be had, and what to do."""
+    return (
+        f"the weights of {what} are not on this machine and cannot be had from {where}: "
+        "download them elsewhere and give their path (weights=PATH), or weights='random'"
+    )
 
 
 def _path_of(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlparse(url).path).name
 
 
-def _download_from_hub(hub_id: str, what: str) -> Path:
+def _download_from_hub(hub_id: str, message: str, files: Sequence[str]) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError
 
     repository, _, revision = hub_id.partition("@")
-    for name in _HUB_FILES:
+    for name in files:
         try:
             get_hf_file_metadata(hf_hub_url(repository, name, revision=revision or None), timeout=_TIMEOUT_S)
             return Path(hf_hub_download(repository, name, revision=revision or None))
         except EntryNotFoundError:
             continue
         except Exception as error:  # each version of the hub's client has its own
-            raise _unreachable(what, f"the Hugging Face hub ({hub_id})") from error
-    raise ConnectionError(f"{hub_id} has no {' or '.join(_HUB_FILES)}: download its weights, and give their path")
-
-
-def _unreachable(what: str, where: str) -> ConnectionError:
-    return ConnectionError(
-        f"the weights of {what} are not on this machine and cannot be had from {where}: "
-        "download them elsewhere and give their path (weights=PATH), or weights='random'"
-    )
+            raise ConnectionError(message) from error
+    raise ConnectionError(f"{hub_id} has no {' or '.join(files)}: download its weights, and give their path")

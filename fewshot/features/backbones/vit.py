@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -61,90 +62,6 @@ class VitFeatures(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return (b, n_features) of normalised images (b, 3, size, size)."""
         return RECIPES[self.recipe](self.vit, images)
-
-
-def build_mugs(
-    name: str | None,
-    weights: str | os.PathLike[str] | None,
-    *,
-    recipe: str = "cls",
-    size: int = 224,
-    position: str = "dino",
-    checkpoint_key: str = "teacher",
-    seed: int = 0,
-) -> Built:
-    """Build a ViT from a Mugs checkpoint, published or one's own; see `build_vit`.
-
-    Source
-    ------
-    [MUGS] released code and checkpoints, Apache-2.0.
-    """
-    return build_vit(
-        "mugs",
-        name,
-        weights,
-        recipe=recipe,
-        size=size,
-        position=position,
-        checkpoint_key=checkpoint_key,
-        seed=seed,
-    )
-
-
-def build_dino(
-    name: str | None,
-    weights: str | os.PathLike[str] | None,
-    *,
-    recipe: str = "cls",
-    size: int = 224,
-    position: str = "dino",
-    checkpoint_key: str = "teacher",
-    seed: int = 0,
-) -> Built:
-    """Build a ViT from a DINO checkpoint, published or one's own; see `build_vit`.
-
-    Source
-    ------
-    [DINO] released code and checkpoints, Apache-2.0.
-    """
-    return build_vit(
-        "dino",
-        name,
-        weights,
-        recipe=recipe,
-        size=size,
-        position=position,
-        checkpoint_key=checkpoint_key,
-        seed=seed,
-    )
-
-
-def build_ibot(
-    name: str | None,
-    weights: str | os.PathLike[str] | None,
-    *,
-    recipe: str = "cls",
-    size: int = 224,
-    position: str = "dino",
-    checkpoint_key: str = "teacher",
-    seed: int = 0,
-) -> Built:
-    """Build a ViT from an iBOT checkpoint, published or one's own; see `build_vit`.
-
-    Source
-    ------
-    [IBOT] released code and checkpoints, Apache-2.0.
-    """
-    return build_vit(
-        "ibot",
-        name,
-        weights,
-        recipe=recipe,
-        size=size,
-        position=position,
-        checkpoint_key=checkpoint_key,
-        seed=seed,
-    )
 
 
 def build_vit(
@@ -202,7 +119,7 @@ def build_vit(
 
     Source
     ------
-    [MUGS], [DINO], [IBOT]: evaluation scripts and readmes.
+    [MUGS] [DINO] [IBOT] Evaluation scripts and readmes; checkpoints under Apache-2.0.
     """
     check_choice("recipe", recipe, RECIPES)
     check_choice("rule of position embeddings", position, POSITION_RULES)
@@ -219,6 +136,12 @@ def build_vit(
         {"family": family, "name": f"{family}:{architecture}", "recipe": recipe},
         {"architecture": f"{architecture}", "layout": layout, "weights": f"{weights}", "licence": "Apache-2.0"},
     )
+
+
+# Each takes its own family's checkpoints only, published or one's own.
+build_mugs = partial(build_vit, "mugs")
+build_dino = partial(build_vit, "dino")
+build_ibot = partial(build_vit, "ibot")
 
 
 def _weights(

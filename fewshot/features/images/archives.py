@@ -16,7 +16,6 @@ __all__ = ["archives_of", "root_of", "walk_tars"]
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _MEND = "decompress it (gunzip, unxz, unzstd ...), since images are read where they lie"
-_WILDCARDS = "*?["
 _BLOCK = 512
 
 
@@ -49,8 +48,7 @@ def archives_of(source: str | os.PathLike[str]) -> list[str]:
     path, root = os.fspath(source), root_of(source)
     pattern = "*.tar" if os.path.isdir(path) else os.path.basename(path)
     names = os.listdir(root) if os.path.isdir(root) else []
-    is_one = pattern in names or not any(character in pattern for character in _WILDCARDS)
-    found = [name for name in names if (name == pattern if is_one else _is_match(name, pattern))]
+    found = [pattern] if pattern in names else [name for name in names if _is_match(name, pattern)]
     if not found:
         raise FileNotFoundError(
             f"no folder and no archive at {path!r}: name a folder of images or *.tar, an archive or a pattern"
@@ -98,7 +96,7 @@ def walk_tars(source: str | os.PathLike[str], *, use_labels: bool = True) -> Ite
                     "give every image one .cls member beside it, or none"
                 )
             for member in sample:
-                if is_image_name(member.name):
+                if member.label is None:
                     name = f"{os.path.basename(path)}/{member.name}"
                     yield ImageRecord(name, labels[0] if labels else None, member.offset, member.size)
 

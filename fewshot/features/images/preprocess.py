@@ -62,7 +62,9 @@ class Preprocess:
     would be resized to more than 2^24 pixels, a long strip, is resized only where it is kept, which bounds the memory;
     pixels may then differ by a few levels, since PIL takes its two passes in the cheaper order.
 
-    Source: [TIMM] ``transforms_imagenet_eval``; [ADM] ``center_crop_arr``. Only the codes were at hand.
+    Source
+    ------
+    [TIMM] ``transforms_imagenet_eval``; [ADM] ``center_crop_arr``. Only the codes were at hand.
 
     Examples
     --------

@@ -223,4 +223,4 @@ def read_bytes(root: PathLike, record: ImageRecord) -> bytes:
 
 
 def _path(root: PathLike, name: str) -> str:
-    return os.path.join(root, *name.split("/"))
+    return os.path.join(root, name)

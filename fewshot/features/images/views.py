@@ -62,7 +62,9 @@ def jitter16(image: Image.Image, *, degrees: tuple[float, float] = ROTATION_DEGR
     -----
     [OTS] squeezes each view to the network's square: `Preprocess` with ``resize="squash"``.
 
-    Source: [OTS] Section 3 (jittering).
+    Source
+    ------
+    [OTS] Classification with augmented data.
     """
     from PIL import ImageOps
 
@@ -91,14 +93,18 @@ def spatial_regions(height: int, width: int, n_levels: int, *, square: str = "en
     -------
     tuple of Box
         n_levels (n_levels + 1) (2 n_levels + 1) / 6, level by level, from left to right and top to bottom. Neighbours
-        are evenly spread; they share half of their side where L is the image's side in their direction ([OTS] does not
-        state the overlap). The union of each level covers the image; level 1 is the smallest square around the image,
+        are evenly spread; they share half of their side where L is the image's side in their direction, which is a
+        choice made here. The union of each level covers the image; level 1 is the smallest square around the image,
         or the image.
 
     Raises
     ------
     ValueError
         If a number is below 1, or ``square`` is not known.
+
+    Source
+    ------
+    [OTS] Instance retrieval: spatial search.
 
     Examples
     --------
@@ -107,8 +113,6 @@ def spatial_regions(height: int, width: int, n_levels: int, *, square: str = "en
      Box(left=0, top=2, right=4, bottom=6), Box(left=2, top=2, right=6, bottom=6))
     >>> spatial_regions(4, 6, 1), spatial_regions(4, 6, 1, square="none")
     ((Box(left=0, top=-1, right=6, bottom=5),), (Box(left=0, top=0, right=6, bottom=4),))
-
-    Source: [OTS] Section 4 (spatial search).
     """
     check_choice("square", square, SQUARES)
     if min(height, width, n_levels) < 1:
