@@ -13,7 +13,19 @@ from cli import output
 
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup", "did_you_mean"]
 
-COMMANDS = ("extract", "inspect", "probe", "episode", "train", "extractors", "methods")
+COMMANDS = (
+    "extract",
+    "inspect",
+    "probe",
+    "episode",
+    "train",
+    "calibrate",
+    "learn",
+    "predict",
+    "forget",
+    "extractors",
+    "methods",
+)
 _INTERRUPTED = 130
 
 

@@ -189,8 +189,9 @@ def evaluate_sessions(
     Raises
     ------
     ValueError
-        If there is no draw, draws differ in classes per session, rows do not match, or an estimator knows other
-        classes than it was shown or gives other than one number per query and class.
+        If there is no draw, draws differ in classes per session, a session was drawn from other labels or learns from
+        a test row, or an estimator knows other classes than it was shown or gives other than one number per query and
+        class.
 
     Notes
     -----
@@ -226,10 +227,11 @@ def evaluate_sessions(
     session0: list[Tensor] = []
     for number, draw in enumerate(draws):
         first = first or draw
-        _check_draw(number, draw, first, trained_logits)
-        measured.append(_measure_draw(build(), features, labels, draw, batch_size, number, progress))
+        _check_draw(number, draw, first, labels)
         if trained_logits is not None:
+            _check_trained(number, draw[0], first[0], trained_logits)
             session0.append(_session0_accuracy(trained_logits, labels, draw[0]))
+        measured.append(_measure_draw(build(), features, labels, draw, batch_size, number, progress))
     if not measured:
         raise ValueError("evaluation needs at least one draw of sessions, got none")
     scores, open_set, session_accuracy, seconds = map(torch.stack, zip(*measured, strict=True))
@@ -290,7 +292,7 @@ def _answers(
     """Answer the queries, as places in ``class_ids``, the base classes of which come first."""
     columns = _columns(estimator, class_ids)
     parts = []
-    for batch in rows.split(batch_size):
+    for batch in torch.split(rows, batch_size):
         values = torch.as_tensor(estimator.decision_function(features[batch.to(features.device)]))
         if values.shape != (len(batch), len(class_ids)):
             raise ValueError(
@@ -347,19 +349,26 @@ def _n_new(draw: Sequence[Session]) -> list[int]:
     return [len(session.new_class_ids) for session in draw]
 
 
-def _check_draw(number: int, draw: Sequence[Session], first: Sequence[Session], trained_logits: Tensor | None) -> None:
+def _check_draw(number: int, draw: Sequence[Session], first: Sequence[Session], labels: Tensor) -> None:
     if not draw or _n_new(draw) != _n_new(first):
         raise ValueError(
             f"draws must bring equally many classes per session: draw 0 brings {_n_new(first)}, "
             f"draw {number} {_n_new(draw)}"
         )
-    if trained_logits is None:
-        return
-    if not torch.equal(draw[0].new_class_ids, first[0].new_class_ids):
+    for i, session in enumerate(draw):
+        if bool(torch.isin(session.support_index, draw[-1].query_index).any()):
+            raise ValueError(f"session {i} of draw {number} learns from rows that are test rows")
+        parts = ((session.support_index, session.new_class_ids), (session.query_index, session.seen_class_ids))
+        if not all(bool(torch.isin(labels[rows], class_ids).all()) for rows, class_ids in parts):
+            raise ValueError(f"session {i} of draw {number} has rows of other classes: was it drawn from these labels?")
+
+
+def _check_trained(number: int, session: Session, first: Session, trained_logits: Tensor) -> None:
+    if not torch.equal(session.new_class_ids, first.new_class_ids):
         raise ValueError(f"trained_logits need the same base classes in the same order, but draw {number} has others")
-    if trained_logits.shape[1:] != draw[0].new_class_ids.shape:
+    if trained_logits.shape[1:] != session.new_class_ids.shape:
         raise ValueError(
-            f"trained_logits must have one column for each of the {len(draw[0].new_class_ids)} base classes, "
+            f"trained_logits must have one column for each of the {len(session.new_class_ids)} base classes, "
             f"got shape {tuple(trained_logits.shape)}"
         )
 

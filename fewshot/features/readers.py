@@ -20,7 +20,7 @@ from torch import Tensor
 
 from fewshot.checks import check_choice
 from fewshot.features.feature_set import FeatureSet, LabelsLike
-from fewshot.features.tables import label_column, table_features
+from fewshot.features.tables import find_label_column, label_column, table_features
 from fewshot.storage import load_tensors
 
 if TYPE_CHECKING:
@@ -44,7 +44,9 @@ class _Contents(NamedTuple):
     ids: Sequence[str] | None = None
 
 
-def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.PathLike[str] | None = None) -> FeatureSet:
+def load_features(
+    path_or_name: str | os.PathLike[str], *, labels: str | os.PathLike[str] | None = None, needs_labels: bool = True
+) -> FeatureSet:
     """Read a labelled pool from a file, or the bundled set called ``digits``.
 
     Parameters
@@ -67,6 +69,8 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
     labels
         A file of labels to use in place of the file's own: ``.npy`` (n,), ``.txt`` (one a line), or ``.csv`` (a column
         named as above); -1 = unlabelled.
+    needs_labels
+        Whether features without any labels are an error; else all their rows are unlabelled.
 
     Returns
     -------
@@ -100,6 +104,8 @@ def load_features(path_or_name: str | os.PathLike[str], *, labels: str | os.Path
         contents = contents._replace(labels=_read("labels", Path(labels), _LABEL_READERS), class_names=None)
         files.append(os.fspath(labels))
     with _naming(path):
+        if contents.labels is None and not needs_labels:
+            contents = contents._replace(labels=np.full(len(contents.features), -1), class_names=None)
         return _select_split(_pool(contents, files), contents.splits, split)
 
 
@@ -255,7 +261,10 @@ def _read_table(path: Path, read: str) -> _Contents:
         raise ImportError(f'{path}: tables are read by pandas: pip install "fewshot[tables]"') from error
     if table.empty:
         raise ValueError("the table has no rows")
-    labels = table[label_column(table.columns)].astype(object)
+    column = find_label_column(table.columns)
+    if column is None:
+        return _Contents(table_features(table))
+    labels = table[column].astype(object)
     return _Contents(table_features(table), labels.where(labels.notna(), None).tolist())
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["label_column", "table_features"]
+__all__ = ["find_label_column", "label_column", "table_features"]
 
 
 def label_column(columns: Iterable[str]) -> str:
@@ -25,10 +25,16 @@ def label_column(columns: Iterable[str]) -> str:
         If there is none.
     """
     present = list(columns)
-    found = next((name for name in ("label", "class_name", "class") if name in present), None)
+    found = find_label_column(present)
     if found is None:
         raise ValueError(f"expected a column 'label', 'class_name' or 'class', got {reprlib.repr(present)}")
     return found
+
+
+def find_label_column(columns: Iterable[str]) -> str | None:
+    """Return the name of the column that holds the labels, or None."""
+    present = list(columns)
+    return next((name for name in ("label", "class_name", "class") if name in present), None)
 
 
 def table_features(table: pd.DataFrame) -> npt.NDArray[np.generic]:

@@ -1,0 +1,128 @@
+"""``fewshot learn``: add classes, or shots of known ones, to a model on disk."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+from rich.console import RenderableType
+
+from cli import output
+from cli.options import check_folder, document_head, load_pool, pool_options
+from cli.tables import fact_lines
+from fewshot.features import FeatureSet
+from fewshot.features.source import check_same_source
+from fewshot.incremental.estimator import IncrementalClassifier
+from fewshot.incremental.methods import build_classifier
+from fewshot.models import load_classifier, save_classifier
+
+__all__ = ["learn"]
+
+DEFAULT_METHOD = "teen-auto"
+_N_FOLDS = 5
+
+
+@click.command(short_help="Add classes, or shots of known ones, to a model on disk.")
+@click.option("--model", metavar="FILE", required=True, help="The .safetensors file; made if it is not there.")
+@pool_options
+@click.option(
+    "--method",
+    metavar="NAME[:OPTION=VALUE,...]",
+    show_default=f"{DEFAULT_METHOD}, or the model's own",
+    help="For a new model: how it learns, see fewshot methods.",
+)
+@click.option(
+    "--base/--new",
+    "is_base",
+    default=None,
+    show_default="--base for a new model, else --new",
+    help="Whether classes that the model does not know are base classes, of many items each, or new ones of few.",
+)
+@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of lines.")
+@click.pass_context
+def learn(context: click.Context, /, **settings: Any) -> None:
+    """Teach a model classes, a few items of each, at any time; it is made by the first call.
+
+    The first call's classes are the base session: what they are like is what new classes of few items are helped by.
+    Rows of a class that is known are more shots of it. The model is replaced only when all is done.
+
+    \b
+    Example:
+      fewshot learn --model m.safetensors --features digits --classes 0-6
+      fewshot learn --model m.safetensors --features shots.npz
+      fewshot predict --model m.safetensors --features queries.npz --out predictions.csv
+    """  # noqa: D301 (click's own mark)
+    check_folder(settings["model"])
+    model, source, is_made = _open(settings)
+    pool = load_pool(settings["features"], settings["labels"], settings["classes"])
+    if not is_made:
+        check_same_source(source, pool.source, (settings["model"], settings["features"]))
+    known = set() if is_made else set(model.classes_.tolist())
+    is_base = is_made if settings["is_base"] is None else settings["is_base"]
+    names = [pool.class_names[label] for label in pool.labels.tolist()]
+    model.partial_fit(pool.features, names, base=is_base)
+    warnings = _calibrate(model, pool, names) if is_base else []
+    save_classifier(model, settings["model"], source or pool.source)
+    document = document_head(context) | _document(settings, model, pool, known, is_base=is_base)
+    document["warnings"] = warnings
+    output.publish(document, _report(document), is_json=settings["is_json"])
+
+
+def _open(settings: Mapping[str, Any]) -> tuple[IncrementalClassifier, Mapping[str, object], bool]:
+    """Return the model, what made its features, and whether it is a new one."""
+    if not Path(settings["model"]).exists():
+        return build_classifier(settings["method"] or DEFAULT_METHOD), {}, True
+    model, source = load_classifier(settings["model"])
+    if settings["method"] is not None and repr(build_classifier(settings["method"])) != repr(model):
+        raise ValueError(
+            f"{settings['model']} is a {model!r}, --method asks for a {build_classifier(settings['method'])!r}: "
+            "leave --method out, or name another file"
+        )
+    return model, source, False
+
+
+def _calibrate(model: IncrementalClassifier, pool: FeatureSet, names: list[str]) -> list[str]:
+    """Learn how known items score, for predict --reject; return what there is to warn of."""
+    if int(pool.class_counts().max()) < _N_FOLDS:
+        return [f"no class has {_N_FOLDS} rows, so predict --reject will not work with this model"]
+    model.calibrate_rejection(pool.features, names, n_folds=_N_FOLDS)
+    return []
+
+
+def _document(
+    settings: Mapping[str, Any], model: IncrementalClassifier, pool: FeatureSet, known: set[str], *, is_base: bool
+) -> dict[str, Any]:
+    counts = dict(zip(pool.class_names, torch.bincount(pool.labels, minlength=pool.n_classes).tolist(), strict=True))
+    return {
+        "settings": dict(settings),
+        "model": settings["model"],
+        "method": repr(model),
+        "features": settings["features"],
+        "n_rows": len(pool.labels),
+        "as": "base" if is_base else "new",
+        "new_classes": {name: count for name, count in counts.items() if name not in known},
+        "more_shots": {name: count for name, count in counts.items() if name in known},
+        "n_classes": len(model.classes_),
+        "n_base_classes": len(model.base_classes_),
+    }
+
+
+def _report(document: Mapping[str, Any]) -> list[RenderableType]:
+    lines = [
+        ("model", f"{document['model']}: {document['method']}"),
+        ("learned", f"{document['n_rows']:,} rows of {document['features']}"),
+        (f"{document['as']}", _listed(document["new_classes"])),
+        ("more of", _listed(document["more_shots"])),
+        ("knows", f"{document['n_classes']:,} classes, {document['n_base_classes']:,} of them base classes"),
+    ]
+    return ["Model learned", *fact_lines(line for line in lines if line[1])]
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    """Say classes and their rows, the first ten of them."""
+    words = [f"{name} ({count:,})" for name, count in list(counts.items())[:10]]
+    more = [f"and {len(counts) - 10:,} more"] if len(counts) > 10 else []
+    return ", ".join(words + more)
