@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -229,7 +230,7 @@ def evaluate_sessions(
         first = first or draw
         _check_draw(number, draw, first, labels)
         if trained_logits is not None:
-            _check_trained(number, draw[0], first[0], trained_logits)
+            _check_trained(number, draw[0], first[0], trained_logits, len(labels))
             session0.append(_session0_accuracy(trained_logits, labels, draw[0]))
         measured.append(_measure_draw(build(), features, labels, draw, batch_size, number, progress))
     if not measured:
@@ -333,8 +334,8 @@ def _columns(estimator: SessionEstimator, class_ids: Tensor) -> Tensor:
     known, column = torch.as_tensor(estimator.classes_).cpu().sort()
     if not torch.equal(known, class_ids.sort().values):
         raise ValueError(
-            f"the estimator's classes_ must be the {len(class_ids)} classes that it was shown, got {len(known)}: "
-            f"{known.tolist()[:10]} and so on, where {class_ids.sort().values.tolist()[:10]} and so on were shown"
+            f"the estimator's classes_ must be the {len(class_ids)} classes that it was shown, "
+            f"{reprlib.repr(class_ids.sort().values.tolist())}, got {reprlib.repr(known.tolist())}"
         )
     return column[torch.searchsorted(known, class_ids)]
 
@@ -363,12 +364,13 @@ def _check_draw(number: int, draw: Sequence[Session], first: Sequence[Session], 
             raise ValueError(f"session {i} of draw {number} has rows of other classes: was it drawn from these labels?")
 
 
-def _check_trained(number: int, session: Session, first: Session, trained_logits: Tensor) -> None:
+def _check_trained(number: int, session: Session, first: Session, trained_logits: Tensor, n_rows: int) -> None:
     if not torch.equal(session.new_class_ids, first.new_class_ids):
         raise ValueError(f"trained_logits need the same base classes in the same order, but draw {number} has others")
-    if trained_logits.shape[1:] != session.new_class_ids.shape:
+    wanted = (n_rows, len(session.new_class_ids))
+    if trained_logits.shape != wanted:
         raise ValueError(
-            f"trained_logits must have one column for each of the {len(session.new_class_ids)} base classes, "
+            f"trained_logits must have one row per label and one column per base class, {wanted}, "
             f"got shape {tuple(trained_logits.shape)}"
         )
 

@@ -490,7 +490,7 @@ OBJECTS = np.array([Bomb(), None])
         ("a.safetensors", write_bytes, b"", ": expected a safetensors file, got something else or a part of one"),
         ("a.csv", write_bytes, b"", ": No columns to parse from file"),
         ("a.csv", write_bytes, b"f0,label\n", ": the table has no rows"),
-        ("a.csv", write_bytes, b"f0,f1\n1,2", ": expected a column 'label', 'class_name' or 'class', got ['f0', 'f1']"),
+        ("a.csv", write_bytes, b"f0,f1\n1,2", ": no labels found: name a file of labels (.csv, .npy, .txt) as labels="),
         (
             "a.csv",
             write_bytes,

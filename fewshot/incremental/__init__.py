@@ -6,16 +6,35 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fewshot.incremental.distribution_calibration import DistributionCalibration
     from fewshot.incremental.estimator import IncrementalClassifier
+    from fewshot.incremental.fecam import FeCAM
+    from fewshot.incremental.lda import StreamingLDA
     from fewshot.incremental.ncm import NearestClassMean
+    from fewshot.incremental.ranpac import RanPAC
+    from fewshot.incremental.ridge import RecursiveRidge
     from fewshot.incremental.teen import TEEN
 
-__all__ = ["TEEN", "IncrementalClassifier", "NearestClassMean"]
+__all__ = [
+    "TEEN",
+    "DistributionCalibration",
+    "FeCAM",
+    "IncrementalClassifier",
+    "NearestClassMean",
+    "RanPAC",
+    "RecursiveRidge",
+    "StreamingLDA",
+]
 
 # Estimators need scikit-learn, which loads on first use.
 _LAZY = {
+    "DistributionCalibration": "fewshot.incremental.distribution_calibration",
+    "FeCAM": "fewshot.incremental.fecam",
     "IncrementalClassifier": "fewshot.incremental.estimator",
     "NearestClassMean": "fewshot.incremental.ncm",
+    "RanPAC": "fewshot.incremental.ranpac",
+    "RecursiveRidge": "fewshot.incremental.ridge",
+    "StreamingLDA": "fewshot.incremental.lda",
     "TEEN": "fewshot.incremental.teen",
 }
 

@@ -381,7 +381,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 def _tensor(array: npt.NDArray[Any]) -> Tensor:
     """Return an array as float64 if it is that, else as float32."""
     dtype = np.float64 if array.dtype.kind in "f" and array.dtype.itemsize >= 8 else np.float32
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=dtype))
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
 
 
 def _like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803

@@ -47,18 +47,19 @@ def ridge_solution(gram: Tensor, responses: Tensor, ridge: float) -> Tensor:
 
     Examples
     --------
-    >>> ridge_solution(torch.tensor([[3.0, 0.0], [0.0, 1.0]]), torch.tensor([[4.0], [6.0]]), 1.0)
+    >>> ridge_solution(torch.tensor([[3.0, 0.0], [0.0, 8.0]]), torch.tensor([[4.0], [18.0]]), 1.0)
     tensor([[1.],
-            [3.]])
+            [2.]])
     """
     penalised = gram.clone()
     penalised.diagonal(dim1=-2, dim2=-1).add_(ridge)
     factor, info = torch.linalg.cholesky_ex(penalised)
     if bool((info > 0).any()):
         largest = float(gram.diagonal(dim1=-2, dim2=-1).max())
+        rounding = largest * gram.shape[-1] * torch.finfo(gram.dtype).eps
         raise ValueError(
             f"the Gram matrix plus ridge = {ridge} is not positive definite in {gram.dtype}, "
-            f"whose rounding is about {largest * len(gram) * torch.finfo(gram.dtype).eps:.1e} here: raise ridge above that"
+            f"whose rounding is about {rounding:.1e} here: raise ridge above that"
         )
     return torch.cholesky_solve(responses, factor)
 
@@ -188,7 +189,7 @@ class GramStatistics:
             taken.add(expanded, classes, self.classes.n_classes, base=False)
         had, gone = self.classes.tensors(), taken.tensors()
         left = {name: had[name] - gone[name] for name in ("sums", "counts", "squares")} | {"is_base": had["is_base"]}
-        tolerance = 1e-9 * (had["squares"] * had["counts"]).sqrt()
+        tolerance = 1e-9 * (had["squares"] * had["counts"]).clamp(min=0).sqrt()
         is_wrong = (left["counts"] < 0) | ((left["counts"] == 0) & (left["sums"].abs().amax(1) > tolerance))
         if bool(is_wrong.any()):
             first = int(torch.nonzero(is_wrong)[0])

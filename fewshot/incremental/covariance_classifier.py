@@ -1,0 +1,52 @@
+"""What classifiers of means and covariances share: the state, and tables made from it on use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot.incremental.covariances import ClassScatters, PooledScatter
+from fewshot.incremental.estimator import IncrementalClassifier
+
+__all__ = ["CovarianceClassifier"]
+
+
+class CovarianceClassifier(IncrementalClassifier):
+    """Statistics with scatters, and a table that is emptied when they change."""
+
+    _statistics: PooledScatter | ClassScatters
+
+    def _begin(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
+        self._check_settings()
+        self._statistics = self._empty(n_features, device)
+        self._table: dict[str, Any] = {}
+        self._dtype = dtype
+
+    def _check_settings(self) -> None:
+        raise NotImplementedError
+
+    def _empty(self, n_features: int, device: torch.device) -> PooledScatter | ClassScatters:
+        """Return statistics of no class."""
+        return PooledScatter(n_features, device)
+
+    def _learn(self, features: Tensor, index: Tensor, n_classes: int, *, base: bool) -> None:
+        self._statistics.add(features, index, n_classes, base=base)
+        self._table.clear()
+
+    def _forget(self, position: int) -> None:
+        self._statistics.remove(position)
+        self._table.clear()
+
+    def _is_base(self) -> Tensor:
+        return self._statistics.is_base
+
+    def _state(self) -> dict[str, Tensor]:
+        """Return the state; an empty tensor says in which dtype scores are."""
+        return self._statistics.tensors() | {"dtype": torch.zeros(0, dtype=self._dtype, device=self._device())}
+
+    def _set_state(self, tensors: dict[str, Tensor]) -> None:
+        self._statistics.load(tensors)
+        self._dtype = tensors["dtype"].dtype
+        self._table.clear()
