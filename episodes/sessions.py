@@ -400,7 +400,7 @@ def _row_finder(
 
 
 def _path_parts(path: str) -> list[str]:
-    return [part for part in path.replace("\\", "/").split("/") if part not in ("", ".")] or [path]
+    return [part for part in path.replace("\\", "/").split("/") if part] or [path]
 
 
 def _n_shared(one: list[str], other: list[str]) -> int:

@@ -322,7 +322,7 @@ def test_teen_is_the_loop(settings):
     full = {"softmax_scale": 16.0, "shift_weight": 0.5, "renormalize_delta": True} | settings
     vectors = [*anchors, *teen_loops.calibrate(anchors, fresh, **full)]
     unit = query / np.linalg.norm(query, axis=1, keepdims=True)
-    wanted = np.array([unit @ (teen_loops.unit(v) if k < 5 else v) for k, v in enumerate(vectors)]).T
+    wanted = np.array([unit @ teen_loops.unit(vector) for vector in vectors]).T
     close(model.class_scores(query), wanted)
 
 
@@ -332,7 +332,7 @@ def test_teen_auto_is_the_loop():
     anchors = np.array([base[base_labels == label].mean(0) for label in range(5)])
     fresh = np.array([new[new_labels == label].mean(0) for label in range(5, 8)])
     trace = ((base - anchors[base_labels]) ** 2).sum() / (len(base) - 5)
-    vectors = teen_loops.posterior(anchors, fresh, [4] * 3, [9] * 5, trace, 16.0, 0.6)
+    vectors = teen_loops.posterior(anchors, fresh, [4] * 3, [9] * 5, trace, 16.0, 2 / 3)
     unit = query / np.linalg.norm(query, axis=1, keepdims=True)
     close(model.class_scores(query)[:, 5:], unit @ vectors.T, 1e-7)
 

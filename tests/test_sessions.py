@@ -317,6 +317,15 @@ def test_files_that_do_not_fit_are_refused(files, ids, message):
         published_sessions(LABELS, ids, files, IS_TEST, class_names=["A", "B", "C"])
 
 
+def test_the_longest_common_path_decides():
+    ids = ["p/a/x.jpg", "q/a/x.jpg", "q/b/x.jpg"]
+    is_test = torch.tensor([False] * 3 + [True] * 3)
+    sessions = published_sessions(
+        torch.tensor([0, 1, 2] * 2), [*ids, *ids], [["./p/a/x.jpg"], ["r/q/a/x.jpg"], ["b/x.jpg"]], is_test
+    )
+    assert [session.support_index.tolist() for session in sessions] == [[0], [1], [2]]
+
+
 def test_the_base_session_learns_from_all_its_rows_and_other_classes_stay_out():
     # The published loaders do not read the first file.
     sessions = published_sessions(LABELS, IDS, [["root/c/y.jpg"], ["root/a/y.jpg"]], IS_TEST)

@@ -22,7 +22,6 @@ class CovarianceClassifier(IncrementalClassifier):
         self._check_settings()
         self._statistics = self._empty(n_features, device)
         self._table: dict[str, Any] = {}
-        self._dtype = dtype
 
     def _check_settings(self) -> None:
         raise NotImplementedError
@@ -43,10 +42,8 @@ class CovarianceClassifier(IncrementalClassifier):
         return self._statistics.is_base
 
     def _state(self) -> dict[str, Tensor]:
-        """Return the state; an empty tensor says in which dtype scores are."""
-        return self._statistics.tensors() | {"dtype": torch.zeros(0, dtype=self._dtype, device=self._device())}
+        return self._statistics.tensors()
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
         self._statistics.load(tensors)
-        self._dtype = tensors["dtype"].dtype
         self._table.clear()

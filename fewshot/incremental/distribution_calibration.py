@@ -200,7 +200,7 @@ class DistributionCalibration(CovarianceClassifier):
 
     def _scores(self, features: Tensor) -> Tensor:
         known = self._regression()
-        rows = tukey_transform(features.to(self._dtype), self.tukey)
+        rows = tukey_transform(features.to(self.dtype_), self.tukey)
         return torch.addmm(known.biases, rows, known.weights.mT)
 
     def _regression(self) -> _Regression:
@@ -211,7 +211,7 @@ class DistributionCalibration(CovarianceClassifier):
 
     def _fit_regression(self) -> _Regression:
         order = self._canonical_order()
-        weights = self._support.new_zeros((len(order), self._support.shape[1]), dtype=self._dtype)
+        weights = self._support.new_zeros((len(order), self._support.shape[1]), dtype=self.dtype_)
         biases = weights[:, 0].clone()
         if len(order) == 1:
             return _Regression(weights, biases, 0)
@@ -255,8 +255,9 @@ class DistributionCalibration(CovarianceClassifier):
         nearest = nearest_base(support, base_means, self.n_nearest)
         draws = noise.repeat(-(-each * len(support) // len(noise)), 1)[: each * len(support)]
         draws = draws.view(len(support), each, -1)
-        sets, owners = torch.unique(nearest, dim=0, return_inverse=True)
-        roots = (self._lent_root([base[i] for i in chosen], pooled) for chosen in sets.tolist())
+        padded = torch.nn.functional.pad(nearest, (1, 0))  # a column at least, where there is no base class
+        sets, owners = torch.unique(padded, dim=0, return_inverse=True)
+        roots = (self._lent_root([base[i] for i in chosen[1:]], pooled) for chosen in sets.tolist())
         spread = torch.empty_like(draws)
         for number, root in enumerate(roots):
             spread[owners == number] = draws[owners == number] @ root.mT

@@ -76,6 +76,5 @@ def median_distance(points: Tensor, *, n_points: int = 1000) -> Tensor:
     >>> median_distance(torch.tensor([[0.0], [1.0], [3.0]]))
     tensor(2.)
     """
-    distances = torch.nn.functional.pdist(points[:n_points])
-    median = distances.median() if len(distances) else distances.new_tensor(0.0)
+    median = torch.nn.functional.pdist(points[:n_points]).median()
     return torch.where(median > 0, median, torch.ones_like(median))

@@ -191,7 +191,7 @@ class FeCAM(CovarianceClassifier):
         return torch.cat([self._part_scores(rows) for rows in torch.split(features, size)])
 
     def _part_scores(self, features: Tensor) -> Tensor:
-        rows = l2_normalize(tukey_transform(features.to(self._dtype), self.tukey))
+        rows = l2_normalize(tukey_transform(features.to(self.dtype_), self.tukey))
         means = self._unit_means()
         if self.covariance == "common":
             factor = self._common_factor()
@@ -214,7 +214,7 @@ class FeCAM(CovarianceClassifier):
                     softmax_scale=self.softmax_scale,
                     shift_weight=self.shift_weight,
                 )
-            self._table["means"] = l2_normalize(means).to(self._dtype)
+            self._table["means"] = l2_normalize(means).to(self.dtype_)
         unit_means: Tensor = self._table["means"]
         return unit_means
 
@@ -237,7 +237,7 @@ class FeCAM(CovarianceClassifier):
 
     def _factor(self, covariance: Tensor) -> Tensor:
         matrix = normalized_covariance(covariance, self.shrinkage, self.n_shrinks)
-        return cholesky_factor(matrix, "set shrinkage to (1, 0) or more, and n_shrinks to 1 or more").to(self._dtype)
+        return cholesky_factor(matrix, "set shrinkage to (1, 0) or more, and n_shrinks to 1 or more").to(self.dtype_)
 
     def _covariances(self, positions: list[int]) -> Iterator[tuple[int, Tensor]]:
         """Yield some classes' covariances, each with its position."""

@@ -84,12 +84,12 @@ class StreamingLDA(CovarianceClassifier):
 
     def _scores(self, features: Tensor) -> Tensor:
         known = self._whitened()
-        rows = (features.to(self._dtype) - known.center) @ known.whitening.mT
+        rows = (features.to(self.dtype_) - known.center) @ known.whitening.mT
         return torch.addmm(known.offsets, rows, known.means.mT) - 0.5 * rows.square().sum(1, keepdim=True)
 
     def _whitened(self) -> _Whitened:
         if "whitened" not in self._table:
-            self._table["whitened"] = _Whitened(*(tensor.to(self._dtype) for tensor in self._solve()))
+            self._table["whitened"] = _Whitened(*(tensor.to(self.dtype_) for tensor in self._solve()))
         whitened: _Whitened = self._table["whitened"]
         return whitened
 

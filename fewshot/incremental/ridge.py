@@ -213,8 +213,8 @@ class RecursiveRidge(RidgeClassifier):
     Notes
     -----
     Equal to ridge regression without intercept on all items learned, in whatever order and parts they came: sums of φφᵀ
-    and φ are all that is kept, in float64. The exception is ``rbf``, whose centres are drawn from the items of the first
-    call, be it `fit` or `partial_fit`: let the whole base session come in it. λ may be changed at any time by
+    and φ are all that is kept, in float64. The exception is ``rbf``, whose centres are drawn from the first call's
+    items, be it `fit` or `partial_fit`: let the whole base session come in it. λ may be changed at any time by
     ``set_params(ridge=...)``.
 
     Every class's score depends on all items; adding a class changes those of others.

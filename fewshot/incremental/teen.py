@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice, check_non_negative, check_positive
-from fewshot.incremental.calibration import BasePrior, calibrated, fit_base_prior, posterior_blend
+from fewshot.incremental.calibration import RESTORATION, BasePrior, calibrated, fit_base_prior, posterior_blend
 from fewshot.incremental.ncm import PrototypeClassifier
 from fewshot.prototypes import l2_normalize
 
@@ -110,9 +110,10 @@ class TEEN(PrototypeClassifier):
     def _calibrated(self, prototypes: Tensor, n_shots: Tensor, base: _Base) -> Tensor:
         """Return the vectors of new classes from their raw means."""
         if not isinstance(self.shift_weight, str):
-            return calibrated(base.anchors, prototypes, self.softmax_scale, self.shift_weight, self.renormalize_delta)
+            settings = self.softmax_scale, self.shift_weight, self.renormalize_delta
+            return l2_normalize(calibrated(base.anchors, prototypes, *settings))
         if base.prior is None:
             return l2_normalize(prototypes)
         weights = (self.softmax_scale * l2_normalize(prototypes) @ base.anchors.mT).softmax(1)
         delta = (weights * base.norms) @ base.anchors
-        return posterior_blend(prototypes, delta, n_shots.to(self.dtype_), base.prior, restoration=0.6)
+        return posterior_blend(prototypes, delta, n_shots.to(self.dtype_), base.prior, RESTORATION)
