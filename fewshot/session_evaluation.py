@@ -31,7 +31,11 @@ SessionProgress = Callable[[int, int], None]
 
 
 class SessionEstimator(Protocol):
-    """What learns classes session by session: ``classes_`` names the columns of its ``decision_function``."""
+    """What learns classes session by session; ``classes_`` names the columns of its scores.
+
+    Where it has a ``class_scores`` like ``decision_function``, that is asked instead: it keeps its (n, 2) for two
+    classes, for which scikit-learn's ``decision_function`` gives the difference (n,).
+    """
 
     classes_: Any
 
@@ -53,7 +57,7 @@ class SessionResults(NamedTuple):
     scores : SessionScores
         Each field (n_draws, n_sessions), float64.
     auroc, fpr_at_95 : Tensor (n_draws, n_sessions), float64
-        How well the highest decision value tells queries of seen classes (positive) from those of classes that only
+        How well the highest score tells queries of seen classes (positive) from those of classes that only
         later sessions bring; NaN in the last session.
     session_accuracy : Tensor (n_draws, n_sessions, n_sessions), float64
         At [draw, t, j] the accuracy after session t on the classes that session j brought; NaN for j > t.
@@ -169,7 +173,7 @@ def evaluate_sessions(
     ----------
     build : callable
         Makes a fresh estimator, once per draw: ``fit`` learns the base session, ``partial_fit`` each later one, and
-        the answer is the class with the highest ``decision_function``. It is given tensors on the features' device.
+        the answer is the class with the highest score. It is given tensors on the features' device.
     features : Tensor (n, n_features)
     labels : Tensor (n,), int64
         The labels the sessions were drawn from. The estimator sees those of support rows only.
@@ -279,7 +283,7 @@ def _measure_draw(
 
 
 class _Answers(NamedTuple):
-    """What is kept of the decision values of queries, those of seen classes first: three tensors (n,)."""
+    """What is kept of the scores of queries, those of seen classes first: three tensors (n,)."""
 
     predictions: Tensor
     novel_predictions: Tensor
@@ -294,19 +298,28 @@ def _answers(
     columns = _columns(estimator, class_ids)
     parts = []
     for batch in torch.split(rows, batch_size):
-        values = torch.as_tensor(estimator.decision_function(features[batch.to(features.device)]))
-        if values.shape != (len(batch), len(class_ids)):
-            raise ValueError(
-                f"decision_function must give one number per query and class, {(len(batch), len(class_ids))}, "
-                f"got {tuple(values.shape)}"
-            )
-        if bool(values.isnan().any()):
-            raise ValueError(f"decision_function gave {int(values.isnan().sum())} NaN after {len(class_ids)} classes")
+        values = _class_scores(estimator, features[batch.to(features.device)], len(class_ids))
         values = values[:, columns.to(values.device)]
         highest, predictions = values.max(-1)
         novel = values[:, n_base:].argmax(-1) + n_base if len(class_ids) > n_base else predictions
         parts.append(_Answers(predictions.cpu(), novel.cpu(), highest.cpu()))
     return _Answers(*map(torch.cat, zip(*parts, strict=True)))
+
+
+def _class_scores(estimator: SessionEstimator, queries: Tensor, n_classes: int) -> Tensor:
+    """Score queries against every class: (n, n_classes)."""
+    score = getattr(estimator, "class_scores", estimator.decision_function)
+    values = torch.as_tensor(score(queries))
+    if n_classes == 2 and values.dim() == 1:
+        values = torch.stack([-values, values], dim=1) / 2
+    if values.shape != (len(queries), n_classes):
+        raise ValueError(
+            f"the estimator must give one score per query and class, {(len(queries), n_classes)}, "
+            f"got {tuple(values.shape)}"
+        )
+    if bool(values.isnan().any()):
+        raise ValueError(f"the estimator gave {int(values.isnan().sum())} NaN scores after {n_classes} classes")
+    return values
 
 
 def _measure(

@@ -248,14 +248,11 @@ def generalized_accuracy(accuracies: Tensor, base_weight: float) -> Tensor:
     """
     if base_weight < 0:
         raise ValueError(f"base_weight must not be negative, got {base_weight}")
-    n_sessions = accuracies.shape[-1]
-    is_new = torch.ones(n_sessions, n_sessions, dtype=torch.bool, device=accuracies.device).tril()
-    is_new[:, 0] = False
-    base = accuracies[..., 0]
-    n_new = is_new.sum(-1)
-    over_new = torch.where(is_new, accuracies, 0.0).sum(-1) - n_new * base
+    n_sessions, base = accuracies.shape[-1], accuracies[..., 0]
+    has_come = torch.ones(n_sessions, n_sessions, dtype=torch.bool, device=accuracies.device).tril()
+    over_base = torch.where(has_come, accuracies - base[..., None], 0.0).sum(-1)
     shares = [0.0, *(math.log1p(base_weight / t) / base_weight if base_weight else 1 / t for t in range(1, n_sessions))]
-    return (base + over_new * base.new_tensor(shares)).mean(-1)
+    return (base + over_base * base.new_tensor(shares)).mean(-1)
 
 
 def _recall(confusion: Tensor) -> Tensor:

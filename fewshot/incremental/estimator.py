@@ -100,7 +100,9 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         return self
 
     def remove_class(self, label: Hashable) -> Self:
-        """Forget a class, as if it had never come.
+        """Forget a class: it is not predicted any more.
+
+        Where a classifier keeps sums over all classes, these keep the class's items; its Notes say so.
 
         Raises
         ------
@@ -215,7 +217,9 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
         Notes
         -----
-        The scores are of the base session; classes learned later from few shots may be rejected more often.
+        The scores are of the base session; classes learned later from few shots may be rejected more often. A copy has
+        learned fewer rows than the classifier: where scores grow or fall with the number of rows, as those of ridge
+        heads do, the share is off by as much, and more folds bring it nearer.
         """
         check_is_fitted(self, "_index")
         features, labels = self._checked(X, y, reset=False)

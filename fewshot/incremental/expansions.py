@@ -24,7 +24,7 @@ def relu_features(features: Tensor, projection: Tensor) -> Tensor:
 
     Source
     ------
-    [RanPAC], W ~ N(0, 1); [ACIL], W uniform in ±1 / √n_features.
+    [RANPAC], W ~ N(0, 1); [ACIL], W uniform in ±1 / √n_features.
 
     Examples
     --------

@@ -43,7 +43,7 @@ def ridge_solution(gram: Tensor, responses: Tensor, ridge: float) -> Tensor:
 
     Source
     ------
-    [RanPAC] and [ACIL], which invert or solve by LU.
+    [RANPAC] and [ACIL], which invert or solve by LU.
 
     Examples
     --------

@@ -53,6 +53,17 @@ INCREMENTAL_METHODS: dict[str, IncrementalEntry] = {
     "teen-auto": IncrementalEntry(
         "TEEN", "the same, how far and how long estimated from the base session", "ours", {"shift_weight": "auto"}
     ),
+    "ridge": IncrementalEntry("RecursiveRidge", "analytic ridge regression on one-hot labels", "ACIL"),
+    "ridge-rbf": IncrementalEntry(
+        "RecursiveRidge",
+        "the same on kernel features, classes balanced",
+        "GKEAL",
+        {"expansion": "rbf", "balanced": True},
+    ),
+    "ranpac": IncrementalEntry("RanPAC", "ridge regression on random projections, the paper's linear head", "RANPAC"),
+    "ranpac-cosine": IncrementalEntry(
+        "RanPAC", "the same scored by cosine, as others ship it", "RANPAC", {"head": "cosine"}
+    ),
 }
 
 

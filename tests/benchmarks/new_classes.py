@@ -1,4 +1,4 @@
-"""New classes on real features: ``python -m tests.benchmarks.new_classes --data DIR`` prints base, new and harmonic mean.
+"""New classes on real features: ``python -m tests.benchmarks.new_classes --data DIR`` prints base, new, harmonic mean.
 
 Random base classes, half of their images to learn from and half to test; all other classes arrive at once with K shots
 each, the rest of their images being queries. Means over draws; the paired difference to the best of the settled rules.
