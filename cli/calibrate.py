@@ -120,8 +120,8 @@ _session_options = bundle(
     click.option(
         "--index-files",
         metavar="DIR",
-        help="Published lists of the rows of each session: session_1.txt, session_2.txt, ... They set all of the "
-        "above, and need --test.",
+        help="Published lists of the rows of each session: session_1.txt, session_2.txt, ... They set classes and "
+        "shots, and need --test.",
     ),
 )
 
@@ -142,7 +142,7 @@ def calibrate(context: click.Context, /, **settings: Any) -> None:
 
     \b
     Example:
-      fewshot calibrate --features digits --method ncm --method teen-auto --n-base 6 --n-way 2 --n-shot 1,5
+      fewshot calibrate --features digits --method ncm --method teen-auto --n-way 2 --n-shot 1,5
       fewshot calibrate --features F.npz:train --test F.npz:test --protocol cub200 --plot sessions.svg
     """  # noqa: D301 (click's own mark)
     _check_applicable(context, settings)
@@ -220,9 +220,15 @@ def _resolved(context: click.Context, settings: Mapping[str, Any], n_classes: in
         return resolved | {"n_base": None, "n_way": None, "n_shot": [None], "draws": 1, "class_order": None}
     if settings["protocol"] != CUSTOM:
         preset = SESSION_PROTOCOLS[settings["protocol"]]
+        n_needed = preset.n_base + preset.n_sessions * preset.n_way
+        if n_needed > n_classes:
+            raise ValueError(
+                f"--protocol {settings['protocol']} needs {n_needed} classes, {settings['features']} has {n_classes}: "
+                "leave it out, and give --n-base and --n-way"
+            )
         n_shot = settings["n_shot"] if _is_given(context, "n_shot") else [preset.n_shot]
         return resolved | preset._asdict() | {"n_shot": n_shot}
-    n_base = settings["n_base"] or min(max(1, round(_SHARE_OF_BASE * n_classes)), n_classes - 1)
+    n_base = settings["n_base"] or max(1, min(round(_SHARE_OF_BASE * n_classes), n_classes - 1))
     n_way = max(1, n_classes - n_base) if settings["n_way"] == ALL else settings["n_way"]
     return resolved | {"n_base": n_base, "n_way": n_way}
 
@@ -231,9 +237,8 @@ def _cut(settings: Mapping[str, Any], train: FeatureSet, test: FeatureSet | None
     """Draw all sessions before the first run, so that what is wrong shows at once."""
     pool, is_test = (train, None) if test is None else _joined(settings, train, test)
     if settings["index_files"] is not None:
-        lines, ids = _index_lines(Path(settings["index_files"])), pool.ids
         assert is_test is not None
-        drawn = published_sessions(pool.labels, ids, lines, is_test, class_names=pool.class_names)
+        drawn = _listed(settings, pool, is_test)
         protocol = f"{_sizes(drawn)}; rows as listed in {settings['index_files']}; tested on {settings['test']}"
         return Cut(pool, {None: [drawn]}, protocol)
     draws: dict[int | None, Draws] = {n_shot: _drawn(settings, pool, is_test, n_shot) for n_shot in settings["n_shot"]}
@@ -244,7 +249,7 @@ def _joined(settings: Mapping[str, Any], train: FeatureSet, test: FeatureSet) ->
     """Return training and test rows as one pool, and which rows are test rows."""
     labels = torch.cat([train.labels, matched_labels(settings, train, test)])
     features = torch.cat([train.features, test.features.to(train.features.dtype)])
-    ids = None if train.ids is None or test.ids is None else train.ids + test.ids
+    ids = None if train.ids is None else train.ids + (test.ids or ("",) * len(test.labels))
     pool = replace(train, features=features, labels=labels, ids=ids)
     return pool, torch.arange(len(labels)) >= len(train.labels)
 
@@ -268,6 +273,18 @@ def _drawn(settings: Mapping[str, Any], pool: FeatureSet, is_test: Tensor | None
     ]
 
 
+def _listed(settings: Mapping[str, Any], pool: FeatureSet, is_test: Tensor) -> tuple[Session, ...]:
+    """Return the sessions of the index files."""
+    lines = _index_lines(Path(settings["index_files"]))
+    path = next((line for file in lines for line in file if line.strip() and not line.strip().isdecimal()), None)
+    if path is not None and pool.ids is None:
+        raise ValueError(
+            f"{settings['index_files']} names files, such as {path!r}, and {settings['features']} does not say which "
+            "file a row is from: make the features with fewshot extract"
+        )
+    return published_sessions(pool.labels, pool.ids, lines, is_test, class_names=pool.class_names)
+
+
 def _index_lines(folder: Path) -> list[list[str]]:
     """Read the lines of session_1.txt, session_2.txt, and so on."""
     if not folder.is_dir():
@@ -282,18 +299,19 @@ def _index_lines(folder: Path) -> list[list[str]]:
 
 def _protocol(settings: Mapping[str, Any], draw: Sequence[Session]) -> str:
     """Say what was done, clause by clause."""
-    shots = ", ".join(map(str, settings["n_shot"]))
+    shots, n_draws = ", ".join(map(str, settings["n_shot"])), settings["draws"]
     order = "in the file's order" if settings["class_order"] == "file" else "in a random order in each draw"
     share = f"{100 * settings['test_fraction']:g} %"
     tested = (
-        f"asked about {share} of the rows of each base class and all rows of a new class but its shots"
+        f"asked about {share} of the rows of each base class, and all rows of a new class but its shots"
         if settings["test"] is None
         else f"tested on {settings['test']}"
     )
     named = "" if settings["protocol"] == CUSTOM else f"{settings['protocol']}: "
     clauses = [
-        f"{named}{_sizes(draw)}, {shots} shots of each new class",
-        f"{settings['draws']:,} draws (seed {settings['seed']}), classes {order}",
+        f"{named}{_sizes(draw)}",
+        f"{shots} {'shot' if shots == '1' else 'shots'} of each new class, classes {order}",
+        f"{n_draws:,} {'draw' if n_draws == 1 else 'draws'} of the rows (seed {settings['seed']})",
         tested,
     ]
     return "; ".join(clauses)
@@ -303,8 +321,9 @@ def _sizes(draw: Sequence[Session]) -> str:
     """Say how many classes each session brings."""
     n_base, *n_new = (len(session.new_class_ids) for session in draw)
     if len(set(n_new)) == 1:
-        return f"{n_base:,} base classes, then {len(n_new):,} x {n_new[0]:,}"
-    return f"{n_base:,} base classes, then {' + '.join(map(str, n_new))}"
+        sessions = "1 session" if len(n_new) == 1 else f"{len(n_new):,} sessions"
+        return f"{n_base:,} base classes, then {sessions} of {n_new[0]:,} new ones"
+    return f"{n_base:,} base classes, then sessions of {' + '.join(map(str, n_new))} new ones"
 
 
 def _run_all(settings: Mapping[str, Any], cut: Cut) -> dict[tuple[int | None, str], SessionResults]:

@@ -106,7 +106,8 @@ def _summary_table(rows: list[Row]) -> Table:
 
 def _best(name: str, rows: list[Row]) -> float | None:
     """Return the best mean of a column, if there is anything to choose from."""
-    means = [mean for row in rows if (mean := _SUMMARY[name](row)["mean"]) is not None and mean == mean]
+    found = (_SUMMARY[name](row)["mean"] for row in rows)
+    means: list[float] = [mean for mean in found if mean is not None and mean == mean]
     if len(rows) < 2 or not means:
         return None
     return min(means) if name == _LOW_IS_GOOD else max(means)

@@ -41,7 +41,7 @@ def draw_sessions(document: Row, path: str) -> None:
 
     shots = list(dict.fromkeys(row["n_shot"] for row in document["results"]))
     figure = Figure(figsize=(12, 0.8 + 3.4 * len(shots)), layout="constrained")
-    grid = figure.subplots(len(shots), len(_PANELS), squeeze=False, sharey="row")
+    grid = figure.subplots(len(shots), len(_PANELS), squeeze=False, sharex=True, sharey="row")
     for n_shot, row_of_axes in zip(shots, grid, strict=True):
         rows = [row for row in document["results"] if row["n_shot"] == n_shot]
         for (name, title), axes in zip(_PANELS.items(), row_of_axes, strict=True):

@@ -8,6 +8,12 @@ A few labelled items per class, many queries, answered together:
 ...                           class_ids=torch.tensor([0, 1]))
 >>> fewshot.UNEM.from_preset()(episode).argmax(-1).tolist()
 [0, 1, 0]
+
+A new class of two items beside well-known ones:
+
+>>> base, new = torch.tensor([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), torch.tensor([[1.0, 1.5, 3.0]])
+>>> fewshot.calibrate_prototypes(base, new, softmax_scale=16.0, shift_weight=0.5).shape
+torch.Size([1, 3])
 """
 
 from __future__ import annotations
@@ -15,7 +21,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from episodes import Episode, EpisodeIndex, EpisodeSampler, MetaDatasetSampler
+from episodes import Episode, EpisodeIndex, EpisodeSampler, MetaDatasetSampler, Session, incremental_sessions
 from fewshot.dirichlet import fit_dirichlet
 from fewshot.em import EMResult, e_step, objective, proportions, run_em
 from fewshot.episodic.em_dirichlet import EMDirichlet
@@ -27,48 +33,86 @@ from fewshot.episodic.unem import UNEM
 from fewshot.episodic.unem_training import fit_unem
 from fewshot.evaluation import evaluate_episodes
 from fewshot.gaussian import effective_variance, gaussian_likelihood
+from fewshot.incremental.calibration import calibrate_prototypes, fit_base_prior, posterior_prototypes
+from fewshot.incremental.methods import INCREMENTAL_METHODS, build_classifier
 from fewshot.registry import METHODS, build_method
+from fewshot.session_evaluation import evaluate_sessions
 
 if TYPE_CHECKING:
     from fewshot.features import FeatureSet, load_features
-    from fewshot.models import load_unem, save_unem
+    from fewshot.incremental import (
+        TEEN,
+        DistributionCalibration,
+        FeCAM,
+        NearestClassMean,
+        RanPAC,
+        RecursiveRidge,
+        StreamingLDA,
+    )
+    from fewshot.models import load_classifier, load_unem, save_classifier, save_unem
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "INCREMENTAL_METHODS",
     "METHODS",
+    "TEEN",
     "UNEM",
+    "DistributionCalibration",
     "EMDirichlet",
     "EMGaussian",
     "EMResult",
     "Episode",
     "EpisodeIndex",
     "EpisodeSampler",
+    "FeCAM",
     "FeatureSet",
     "MetaDatasetSampler",
+    "NearestClassMean",
     "NearestPrototype",
     "Paddle",
+    "RanPAC",
+    "RecursiveRidge",
+    "Session",
     "SimpleShot",
+    "StreamingLDA",
+    "build_classifier",
     "build_method",
+    "calibrate_prototypes",
     "e_step",
     "effective_variance",
     "evaluate_episodes",
+    "evaluate_sessions",
+    "fit_base_prior",
     "fit_dirichlet",
     "fit_unem",
     "gaussian_likelihood",
+    "incremental_sessions",
+    "load_classifier",
     "load_features",
     "load_unem",
     "objective",
+    "posterior_prototypes",
     "proportions",
     "run_em",
+    "save_classifier",
     "save_unem",
 ]
 
-# What touches files loads on first use.
+# What touches files, and what needs scikit-learn, loads on first use.
 _LAZY = {
+    "DistributionCalibration": "fewshot.incremental",
+    "FeCAM": "fewshot.incremental",
     "FeatureSet": "fewshot.features",
+    "NearestClassMean": "fewshot.incremental",
+    "RanPAC": "fewshot.incremental",
+    "RecursiveRidge": "fewshot.incremental",
+    "StreamingLDA": "fewshot.incremental",
+    "TEEN": "fewshot.incremental",
+    "load_classifier": "fewshot.models",
     "load_features": "fewshot.features",
     "load_unem": "fewshot.models",
+    "save_classifier": "fewshot.models",
     "save_unem": "fewshot.models",
 }
 

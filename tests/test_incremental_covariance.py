@@ -320,6 +320,13 @@ def test_lda_score_is_a_distance_and_moves_with_the_features():
     )
 
 
+def test_lda_score_at_a_mean_is_the_logarithm_of_the_prior():
+    X, y, _ = make_items(12)
+    means = np.array([X[y == label].mean(0) for label in "abcde"])
+    scores = learned(StreamingLDA(prior="empirical"), X, y).class_scores(means)
+    np.testing.assert_allclose(np.diag(scores), np.log(np.array([9, 7, 2, 3, 1]) / 22), rtol=1e-9)
+
+
 def test_lda_of_one_shot_classes_is_the_nearest_mean():
     X, _, queries = make_items(13)
     model = StreamingLDA().fit(X[:4], [0, 1, 2, 3])
@@ -435,6 +442,13 @@ def test_fecam_classes_do_not_touch_each_other():
     np.testing.assert_array_equal(many.class_scores(queries)[:, :3], few.class_scores(queries))
     many.remove_class("e").remove_class("d")
     np.testing.assert_array_equal(many.class_scores(queries), few.class_scores(queries))
+
+
+@pytest.mark.parametrize("covariance", ["per-class", "common"])
+def test_fecam_without_base_classes_calibrates_nothing(covariance):
+    X, y, queries = make_items(20)
+    found, plain = (FeCAM(covariance, calibrate=on).partial_fit(X, y).class_scores(queries) for on in (True, False))
+    np.testing.assert_array_equal(found, plain)
 
 
 def test_fecam_base_class_of_one_item_lends_what_it_borrows():

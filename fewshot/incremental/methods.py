@@ -53,6 +53,14 @@ INCREMENTAL_METHODS: dict[str, IncrementalEntry] = {
     "teen-auto": IncrementalEntry(
         "TEEN", "the same, how far and how long estimated from the base session", "ours", {"shift_weight": "auto"}
     ),
+    "lda": IncrementalEntry("StreamingLDA", "linear discriminant analysis, exact in a stream", "SLDA"),
+    "fecam": IncrementalEntry("FeCAM", "Mahalanobis distance, a covariance for each class", "FECAM"),
+    "fecam-calibrated": IncrementalEntry(
+        "FeCAM", "the same, means and covariances helped by similar base classes", "CFECAM", {"calibrate": True}
+    ),
+    "distribution-calibration": IncrementalEntry(
+        "DistributionCalibration", "logistic regression on shots and samples of borrowed Gaussians", "DC"
+    ),
     "ridge": IncrementalEntry("RecursiveRidge", "analytic ridge regression on one-hot labels", "ACIL"),
     "ridge-rbf": IncrementalEntry(
         "RecursiveRidge",
