@@ -534,13 +534,13 @@ def test_dc_without_spread_and_covariances_draws_the_calibrated_mean():
 def test_dc_is_the_logistic_regression_of_its_draws(counts):
     X, y, queries = make_items(23, counts=counts)
     new = y == "b"
-    model = DistributionCalibration(n_samples=30, tukey=None).fit(X[~new], y[~new]).partial_fit(X[new], y[new])
+    model = DistributionCalibration(n_samples=30).fit(X[~new], y[~new]).partial_fit(X[new], y[new])
     order = model._canonical_order()
     parts = list(model._draws(order))
     names = np.repeat(model.classes_[order], [len(part) for part in parts])
     expected = LogisticRegression(max_iter=1000).fit(torch.cat(parts).numpy(), names)
     found = model.predict_proba(queries)[:, np.argsort(model.classes_)]
-    np.testing.assert_allclose(found, expected.predict_proba(queries), rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(found, expected.predict_proba(np.sqrt(queries)), rtol=1e-3, atol=1e-5)
     assert model.n_iter_ >= 1
 
 
@@ -574,6 +574,13 @@ def test_dc_without_base_classes_spreads_about_its_shots():
     assert model.class_scores(queries).shape == (len(queries), 3)
 
 
-def test_dc_keeps_covariances_of_base_classes_only():
+def test_dc_keeps_covariances_of_base_classes_and_shots_of_the_others():
     X, y, _ = make_items(27)
-    assert learned(HEADS["dc"], X, y).tensors()["scatters"].shape == (3, N_FEATURES, N_FEATURES)
+    tensors = learned(HEADS["dc"], X, y).tensors()
+    assert tensors["scatters"].shape == (3, N_FEATURES, N_FEATURES)
+    np.testing.assert_allclose(tensors["support"], np.sqrt(X[is_new(y)]))
+
+
+def test_dc_puts_base_classes_first_and_each_kind_in_order_of_means():
+    model = DistributionCalibration(tukey=None).fit([[5.0], [3.0]], ["a", "b"]).partial_fit([[4.0], [2.0]], ["c", "d"])
+    assert model._canonical_order() == [1, 0, 3, 2]

@@ -68,7 +68,7 @@ def anchor_weights(prototypes: Tensor, anchors: Tensor, *, softmax_scale: float 
 
     Source
     ------
-    [TEEN] Section 4.2.
+    [TEEN], and its released code.
 
     Examples
     --------
@@ -123,7 +123,7 @@ def calibrate_prototypes(
 
     Source
     ------
-    [TEEN] Section 4.2; the normalisations are those of its released code.
+    [TEEN], with the normalisations of its released code.
 
     Examples
     --------

@@ -258,7 +258,7 @@ def shrunk_covariance(covariance: Tensor, shrinkage: tuple[float, float]) -> Ten
 
     Source
     ------
-    [FeCAM] Eq. 7.
+    [FECAM], and its released code.
 
     Examples
     --------

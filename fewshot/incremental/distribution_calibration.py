@@ -59,7 +59,7 @@ def calibrated_means(support: Tensor, base_means: Tensor, nearest: Tensor) -> Te
 
     Source
     ------
-    [DC] Eq. 6.
+    [DC], and its released code.
 
     Examples
     --------

@@ -49,7 +49,7 @@ def normalized_covariance(covariance: Tensor, shrinkage: tuple[float, float], n_
 
     Source
     ------
-    [FeCAM] Eq. 7 and 8.
+    [FECAM], and its released code.
 
     Examples
     --------
@@ -112,7 +112,7 @@ class FeCAM(CovarianceClassifier):
 
     Source
     ------
-    [FeCAM] Goswami et al., "FeCAM: exploiting the heterogeneity of class distributions in exemplar-free continual
+    [FECAM] Goswami et al., "FeCAM: exploiting the heterogeneity of class distributions in exemplar-free continual
     learning", NeurIPS 2023. C-FeCAM: Goswami, Twardowski and van de Weijer, "Calibrating higher-order statistics for
     few-shot class-incremental learning with pre-trained vision transformers", CVPR workshops 2024.
 

@@ -59,7 +59,7 @@ def recursive_ridge_update(state: RidgeState, features: Tensor, targets: Tensor)
 
     Source
     ------
-    [ACIL] Theorem 1, as its released code has it. There the inverse of I + X R Xᵀ is formed; here it is solved by
+    [ACIL], as its released code has it. There the inverse of I + X R Xᵀ is formed; here it is solved by
     Cholesky.
 
     Examples
