@@ -108,7 +108,9 @@ def load_classifier(path: str | Path) -> tuple[IncrementalClassifier, dict[str, 
     tensors, metadata = load_tensors(path, kind=_CLASSIFIER)
     found: Any = metadata
     try:
-        settings = dict(found["settings"])
+        settings = {
+            option: tuple(value) if isinstance(value, list) else value for option, value in found["settings"].items()
+        }
         if _CENTER in tensors:
             settings["center"] = tensors.pop(_CENTER)
         name = check_choice("classifier", found["class"], incremental.__all__)

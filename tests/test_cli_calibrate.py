@@ -179,6 +179,13 @@ def test_a_given_test_split_is_asked_about_and_its_classes_are_matched_by_name(t
     assert (found["features"]["n"], found["test_features"]["n"]) == (36, 30)
 
 
+def test_chosen_classes_are_chosen_in_the_test_rows_too(train: Path, test: Path) -> None:
+    words = ("--features", train, "--test", test, "--classes", "jay,crow,wren", "--draws", 2, "--method", "ncm")
+    found = document(*words)
+    assert found["features"]["class_names"] == ["jay", "crow", "wren"]
+    assert (found["test_features"]["n"], found["results"][0]["n_new_classes"]) == (15, [2, 1])
+
+
 def test_a_preset_sets_the_classes_and_the_shots(train: Path, test: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SESSION_PROTOCOLS, "cub200", SessionProtocol(2, 1, 3, 2))
     words = ("--features", train, "--test", test, "--protocol", "cub200", "--draws", 2, "--method", "ncm")

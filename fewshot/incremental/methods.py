@@ -117,6 +117,9 @@ def _class(entry: IncrementalEntry) -> Any:
 def _parsed(what: str, value: str, annotation: str) -> object:
     """Read a value as the first kind of an annotation such as ``float | str`` that fits."""
     kinds = [kind.strip() for kind in annotation.split("|")]
+    if annotation == "tuple[float, float]":
+        first, _, second = value.partition("+")
+        return _parsed(what, first, "float"), _parsed(what, second, "float")
     if "bool" in kinds:
         return check_choice(what, value, ("true", "false")) == "true"
     for kind, read in (("None", _none), ("int", int), ("float", float), ("str", str)):
