@@ -204,6 +204,7 @@ def test_features_of_another_extractor_are_refused_everywhere(tmp_path: Path) ->
     assert path.read_bytes() == before
     assert not (tmp_path / "p.csv").exists()
     succeeds("learn", "--model", path, "--features", old)
+    succeeds("learn", "--model", path, "--features", save_pool(tmp_path / "silent.safetensors", BASE))
     assert load_classifier(path)[1]["extractor_key"] == "key of 224"
 
 
@@ -249,7 +250,7 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
         f"Error: no such file: {tmp_path / 'no.safetensors'}"
     )
     nowhere = tmp_path / "no" / "m.safetensors"
-    assert fails(1, "learn", "--model", nowhere, "--features", features) == (
+    assert fails(1, "learn", "--model", nowhere, "--features", "no.npz") == (  # the folder first, before any work
         f"Error: no such folder: {tmp_path / 'no'}: create it before writing m.safetensors"
     )
 

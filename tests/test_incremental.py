@@ -24,7 +24,7 @@ SMALL: dict[str, dict[str, object]] = {
     "ridge-rbf": {"n_expanded": 30},
     "fecam": {"tukey": None},
     "fecam-calibrated": {"tukey": None},
-    "distribution-calibration": {"tukey": None, "n_samples": 40},
+    "distribution-calibration": {"tukey": None, "n_samples": 15},
 }
 # Heads whose scores of a class depend on the items of the others too.
 COUPLED = ("lda", "distribution-calibration", "ridge", "ridge-rbf", "ranpac", "ranpac-cosine")
