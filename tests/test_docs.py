@@ -11,11 +11,27 @@ import pytest
 from click.testing import CliRunner
 
 from cli.main import cli
+from fewshot.incremental.methods import INCREMENTAL_METHODS
 from fewshot.registry import METHODS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-COMMANDS = (["extract"], ["inspect"], ["probe"], ["extractors"], ["episode"], ["train", "unem"], ["methods"])
+COMMANDS = [
+    words.split()
+    for words in (
+        "extract",
+        "inspect",
+        "probe",
+        "extractors",
+        "episode",
+        "train unem",
+        "calibrate",
+        "learn",
+        "predict",
+        "forget",
+        "methods",
+    )
+]
 
 
 def help_text(command: list[str]) -> str:
@@ -39,7 +55,7 @@ def test_every_command_is_in_readme():
 
 
 def test_readme_names_every_method():
-    for name in METHODS:
+    for name in (*METHODS, *INCREMENTAL_METHODS):
         assert f"`{name}`" in README
 
 
