@@ -55,6 +55,7 @@ def learn(context: click.Context, /, **settings: Any) -> None:
       fewshot learn --model m.safetensors --features shots.npz
       fewshot predict --model m.safetensors --features queries.npz --out predictions.csv
     """  # noqa: D301 (click's own mark)
+    _check_words(settings["method"])
     check_folder(settings["model"])
     model, source, is_made = _open(settings)
     pool = load_pool(settings["features"], settings["labels"], settings["classes"])
@@ -69,6 +70,13 @@ def learn(context: click.Context, /, **settings: Any) -> None:
     document = document_head(context) | _document(settings, model, pool, known, is_base=is_base)
     document["warnings"] = warnings
     output.publish(document, _report(document), is_json=settings["is_json"])
+
+
+def _check_words(method: str | None) -> None:
+    try:
+        build_classifier(method or DEFAULT_METHOD)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="'--method'") from None
 
 
 def _open(settings: Mapping[str, Any]) -> tuple[IncrementalClassifier, Mapping[str, object], bool]:

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import torch
 from click.core import ParameterSource
-from torch import Tensor
 
 from cli import output
+from cli.given_test import load_test_rows, matched_labels
 from cli.options import (
     bundle,
     choice,
@@ -25,7 +25,7 @@ from cli.options import (
 from cli.probe_methods import LEAVE_ONE_OUT, PROBES, ProbeData
 from cli.probe_table import probe_report
 from fewshot.checks import check_choice
-from fewshot.features import FeatureSet, check_same_extractor
+from fewshot.features import FeatureSet
 from fewshot.probing import parse_steps, stratified_split
 from fewshot.probing.linear import LOSSES, MULTI_CLASS
 
@@ -165,7 +165,7 @@ def _probe(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Return the document, less its head and what Python warned of."""
     train, test, protocol = _train_and_test(settings)
     is_matched = settings["methods"] != ("retrieval",) or settings["retrieval_mode"] != LEAVE_ONE_OUT
-    test_labels = _matched_labels(settings, train, test) if is_matched else test.labels
+    test_labels = matched_labels(settings, train, test) if is_matched else test.labels
     steps = parse_steps(settings["post"])
     rows, test_rows = (pool.features.to(settings["device"]) for pool in (train, test))
     fitted = steps.fit(rows)
@@ -197,40 +197,8 @@ def _train_and_test(settings: Mapping[str, Any]) -> tuple[FeatureSet, FeatureSet
         share = f"{100 * settings['test_fraction']:g} % of the rows of each class"
         protocol = f"{share} held out at random (seed {settings['seed']})"
         return pool.select_rows(~held_out), pool.select_rows(held_out), protocol
-    test = _given_test(settings, pool)
+    test = load_test_rows(settings, pool)
     return pool, test, f"trained on {settings['features']}, tested on {settings['test']}"
-
-
-def _given_test(settings: Mapping[str, Any], train: FeatureSet) -> FeatureSet:
-    """Read --test, and refuse what another extractor made."""
-    test = load_pool(settings["test"], settings["test_labels"], None)
-    n_features, n_train_features = test.features.shape[1], train.features.shape[1]
-    if n_features != n_train_features:
-        raise ValueError(
-            f"{settings['test']} has {n_features} features a row, {settings['features']} {n_train_features}: take both "
-            "from one extractor"
-        )
-    check_same_extractor(train, test, (settings["features"], settings["test"]))
-    return test if settings["classes"] is None else _only_classes(settings, test, train.class_names)
-
-
-def _only_classes(settings: Mapping[str, Any], test: FeatureSet, names: Iterable[str]) -> FeatureSet:
-    kept = [position for position, name in enumerate(test.class_names) if name in set(names)]
-    if not kept:
-        raise ValueError(f"{settings['test']} has rows of none of the classes chosen with --classes")
-    return test.select_classes(kept)
-
-
-def _matched_labels(settings: Mapping[str, Any], train: FeatureSet, test: FeatureSet) -> Tensor:
-    """Return the test labels as numbers of the training classes of the same names."""
-    positions = {name: position for position, name in enumerate(train.class_names)}
-    unknown = [name for name in test.class_names if name not in positions]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of the {test.n_classes} classes of {settings['test']} are not among the "
-            f"{train.n_classes} training classes, such as {unknown[0]!r}: choose shared ones with --classes"
-        )
-    return torch.tensor([positions[name] for name in test.class_names])[test.labels]
 
 
 def _notes(train: FeatureSet, test: FeatureSet, results: list[dict[str, Any]], *, is_matched: bool) -> list[str]:

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fewshot.features
+from fewshot.checks import check_finite
 from fewshot.features import FeatureSet, load_features
 
 NAMES = ("crow", "owl", "wren")
@@ -589,3 +590,9 @@ def test_import_is_light():
     root = Path(fewshot.features.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", script], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.stdout == "[]\n", done.stderr
+
+
+def test_finite_entries_pass_though_their_sum_overflows_and_infinities_that_cancel_do_not():
+    assert check_finite("x", torch.full((9,), 3e38)).shape == (9,)
+    with pytest.raises(ValueError, match=r"x has 0 NaN and 2 infinite entries, the first at index \(1,\)"):
+        check_finite("x", torch.tensor([0.0, torch.inf, -torch.inf]))
