@@ -1,9 +1,10 @@
 """How a labelled pool is cut into problems: labels in, indices out."""
 
 from episodes.episode import Episode, EpisodeHash, EpisodeIndex
+from episodes.index_files import published_sessions
 from episodes.meta_dataset import MetaDatasetSampler
 from episodes.sampler import EpisodeSampler
-from episodes.sessions import SESSION_PROTOCOLS, Session, SessionProtocol, incremental_sessions, published_sessions
+from episodes.sessions import SESSION_PROTOCOLS, Session, SessionProtocol, incremental_sessions
 
 __all__ = [
     "SESSION_PROTOCOLS",

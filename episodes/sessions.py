@@ -1,8 +1,8 @@
-"""Class-incremental sessions, many base classes and then a few new ones at a time; from labels or published lists."""
+"""Class-incremental sessions: many base classes, and then a few new ones at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -10,7 +10,17 @@ from torch import Tensor
 
 from episodes.pool import class_pool
 
-__all__ = ["SESSION_PROTOCOLS", "Session", "SessionProtocol", "incremental_sessions", "published_sessions"]
+__all__ = [
+    "SESSION_PROTOCOLS",
+    "Session",
+    "SessionProtocol",
+    "assembled",
+    "check_split_sizes",
+    "checked_split",
+    "class_label",
+    "incremental_sessions",
+    "places",
+]
 
 
 class Session(NamedTuple):
@@ -130,12 +140,12 @@ def incremental_sessions(
     _check_settings(n_base, n_way, n_shot, n_sessions, n_base_items, test_fraction)
     pool = class_pool(labels)
     labels = torch.as_tensor(labels).cpu().long()
-    given_test = None if is_test is None else _checked_split(is_test, labels)
+    given_test = None if is_test is None else checked_split(is_test, labels)
     shuffled = torch.randperm(len(labels), generator=generator)
     order = _class_order(class_order, pool.class_ids, generator)
     n_new = _session_sizes(len(order), n_base, n_way, n_sessions)
     class_ids = order[: sum(n_new)]
-    place, is_base = _places(labels, class_ids), torch.arange(len(class_ids) + 1) < n_base
+    place, is_base = places(labels, class_ids), torch.arange(len(class_ids) + 1) < n_base
     needed = torch.where(is_base, 1, n_shot)
     if given_test is None:
         sizes = torch.bincount(place, minlength=len(is_base))
@@ -145,85 +155,11 @@ def incremental_sessions(
         rank = _ranks(place, shuffled)
         tested = rank >= n_train[place]
     else:
-        _check_split_sizes(class_ids, place, given_test, needed, class_names)
+        check_split_sizes(class_ids, place, given_test, needed, class_names)
         rank = _ranks(2 * place + given_test.long(), shuffled)
         tested = given_test
     most = torch.where(is_base, len(labels) if n_base_items is None else n_base_items, n_shot)
-    return _assembled(class_ids, n_new, place, ~tested & (rank < most[place]), tested)
-
-
-def published_sessions(
-    labels: Tensor,
-    ids: Sequence[str] | None,
-    index_lines: Sequence[Sequence[str]],
-    is_test: Tensor,
-    *,
-    class_names: Sequence[str] | None = None,
-) -> tuple[Session, ...]:
-    """Read the sessions from the lines of the published index files ``session_1.txt`` and following.
-
-    Parameters
-    ----------
-    labels : Tensor (n,), integer
-        The pool's labels, not negative.
-    ids : sequence of n str, or None
-        Each row's file; only its last path components count, as many as the index file's line shares with it. May be
-        None for lists of integers.
-    index_lines : sequence of sequences of str
-        The lines of each file, the base session's first. Lines are all integers, counting the training rows in the
-        pool's order from 0 (CIFAR100), or all paths (CUB200, miniImageNet). Blank lines do not count.
-    is_test : Tensor (n,), bool
-        The benchmark's own test rows.
-    class_names : sequence of str, optional
-        Names for error messages, by label.
-
-    Returns
-    -------
-    tuple of Session
-        One per file. Within a session the classes are in ascending order.
-
-    Raises
-    ------
-    ValueError
-        If a line matches no training row or several, a file names a row twice or a class of an earlier file, or a
-        class has no test row.
-
-    Notes
-    -----
-    As in the published loaders, the base session learns from **all** training rows of its classes. Of the first file
-    only the classes are read; left empty, it stands for all classes that no later file names.
-
-    Source
-    ------
-    [TEEN] and CEC, released code, ``data/index_list`` (the same files in both), and the loaders beside it.
-
-    Examples
-    --------
-    >>> sessions = published_sessions(torch.tensor([0, 0, 1, 1, 2, 2]), None, [["0"], ["2"], ["1"]],
-    ...                               torch.tensor([False, True] * 3))
-    >>> [(session.support_index.tolist(), session.query_index.tolist()) for session in sessions]
-    [([0], [1]), ([4], [1, 5]), ([2], [1, 5, 3])]
-    """
-    class_pool(labels)
-    labels = torch.as_tensor(labels).cpu().long()
-    is_test = _checked_split(is_test, labels)
-    if len(index_lines) < 2:
-        raise ValueError(f"index_lines must hold the base session's file and at least one more, got {len(index_lines)}")
-    files = [[line.strip() for line in lines if line.strip()] for lines in index_lines]
-    find = _row_finder(files, ids, len(labels), torch.nonzero(~is_test)[:, 0].tolist())
-    rows = [_matched_rows(number, lines, find) for number, lines in enumerate(files, start=1)]
-    groups = [torch.unique(labels[own]) for own in rows]
-    if not files[0]:
-        is_later = torch.isin(labels, torch.cat(groups[1:]))
-        groups[0] = torch.unique(labels[~is_later & ~is_test])
-    class_ids = torch.cat(groups)
-    _check_arrivals(groups, class_names)
-    place = _places(labels, class_ids)
-    is_support = ~is_test & (place < len(groups[0]))
-    is_support[torch.cat(rows[1:])] = True
-    needed = torch.zeros(len(class_ids) + 1, dtype=torch.int64)
-    _check_split_sizes(class_ids, place, is_test, needed, class_names)
-    return _assembled(class_ids, [len(group) for group in groups], place, is_support, is_test)
+    return assembled(class_ids, n_new, place, ~tested & (rank < most[place]), tested)
 
 
 def _check_settings(
@@ -239,7 +175,8 @@ def _check_settings(
         raise ValueError(f"test_fraction must lie between 0 and 1, got {test_fraction}")
 
 
-def _checked_split(is_test: Tensor, labels: Tensor) -> Tensor:
+def checked_split(is_test: Tensor, labels: Tensor) -> Tensor:
+    """Return a split on the CPU if it is one of these labels."""
     is_test = torch.as_tensor(is_test).cpu()
     if is_test.dtype != torch.bool:
         raise TypeError(f"is_test must be bool, got {is_test.dtype}")
@@ -281,7 +218,7 @@ def _session_sizes(n_classes: int, n_base: int, n_way: int, n_sessions: int | No
     return [n_base] + [n_way] * n_sessions
 
 
-def _places(labels: Tensor, class_ids: Tensor) -> Tensor:
+def places(labels: Tensor, class_ids: Tensor) -> Tensor:
     """Return the place of each row's class in ``class_ids``; len(class_ids) for a class that is not there."""
     ascending, place = class_ids.sort()
     found = torch.searchsorted(ascending, labels).clamp(max=len(ascending) - 1)
@@ -296,7 +233,7 @@ def _ranks(groups: Tensor, shuffled: Tensor) -> Tensor:
     return torch.empty_like(rows).scatter_(0, rows, torch.arange(len(rows)) - first[groups[rows]])
 
 
-def _assembled(
+def assembled(
     class_ids: Tensor, n_new: list[int], place: Tensor, is_support: Tensor, is_test: Tensor
 ) -> tuple[Session, ...]:
     """Slice the rows, class by class in order of arrival, into sessions."""
@@ -315,7 +252,8 @@ def _assembled(
     )
 
 
-def _name(class_id: int, class_names: Sequence[str] | None) -> str:
+def class_label(class_id: int, class_names: Sequence[str] | None) -> str:
+    """Return what messages call a class."""
     return f"class {class_id}" if class_names is None else f"class {class_names[class_id]!r}"
 
 
@@ -327,87 +265,16 @@ def _check_sizes(
     if small:
         others = f" (and {len(small) - 1} more such classes)" if len(small) > 1 else ""
         raise ValueError(
-            f"{_name(int(class_ids[small[0]]), class_names)} has {int(sizes[small[0]])} {what}, fewer than the "
+            f"{class_label(int(class_ids[small[0]]), class_names)} has {int(sizes[small[0]])} {what}, fewer than the "
             f"{int(needed[small[0]])} that its session needs ({why}){others}: ask for fewer shots, or leave the class "
             "out"
         )
 
 
-def _check_split_sizes(
+def check_split_sizes(
     class_ids: Tensor, place: Tensor, is_test: Tensor, needed: Tensor, class_names: Sequence[str] | None
 ) -> None:
+    """Refuse a class with too few training rows, or with no test row."""
     n_train, n_test = (torch.bincount(place[part], minlength=len(needed)) for part in (~is_test, is_test))
     _check_sizes(class_ids, n_train, needed, "training items", "besides its test items", class_names)
     _check_sizes(class_ids, n_test, torch.ones_like(needed), "test items", "to be tested", class_names)
-
-
-def _check_arrivals(groups: list[Tensor], class_names: Sequence[str] | None) -> None:
-    """Refuse an empty session, and a class that arrives twice."""
-    arrived: dict[int, int] = {}
-    for number, group in enumerate(groups, start=1):
-        if not len(group):
-            raise ValueError(f"index file {number} names no row")
-        for class_id in group.tolist():
-            if class_id in arrived:
-                raise ValueError(
-                    f"index file {number} names rows of {_name(class_id, class_names)}, which came with file "
-                    f"{arrived[class_id]}: are the training rows in the order, and the labels those, of the published "
-                    "data?"
-                )
-            arrived[class_id] = number
-
-
-def _matched_rows(number: int, lines: list[str], find: Callable[[str], list[int]]) -> Tensor:
-    """Return the one training row of each line of index file ``number``."""
-    found = []
-    for line in lines:
-        rows = find(line)
-        if len(rows) != 1:
-            count = f"{len(rows)} training rows" if rows else "no training row"
-            raise ValueError(f"{line!r} of index file {number} matches {count} of the pool")
-        found.append(rows[0])
-    if len(set(found)) < len(found):
-        twice = next(line for line, row in zip(lines, found, strict=True) if found.count(row) > 1)
-        raise ValueError(f"{twice!r} of index file {number} names a row that the file names twice")
-    return torch.tensor(found, dtype=torch.int64)
-
-
-def _row_finder(
-    files: list[list[str]], ids: Sequence[str] | None, n_rows: int, train_rows: list[int]
-) -> Callable[[str], list[int]]:
-    """Return the function from a line to the training rows that match it."""
-    if all(line.isdecimal() for lines in files for line in lines):
-        return lambda line: train_rows[int(line) : int(line) + 1]
-    if ids is None:
-        raise ValueError("the index files name paths: give ids, the file of each row")
-    if len(ids) != n_rows:
-        raise ValueError(f"ids must have one entry for each of the {n_rows} labels, got {len(ids)}")
-    by_name: dict[str, list[tuple[int, list[str]]]] = {}
-    for row in train_rows:
-        parts = _path_parts(ids[row])
-        by_name.setdefault(parts[-1], []).append((row, parts))
-
-    def find(line: str) -> list[int]:
-        """Return the rows that share the most trailing components, and at least file and folder where both have one."""
-        wanted = _path_parts(line)
-        shared = [(row, parts, _n_shared(parts, wanted)) for row, parts in by_name.get(wanted[-1], [])]
-        most = max((n_shared for _, _, n_shared in shared), default=0)
-        return [
-            row for row, parts, n_shared in shared if n_shared == most and n_shared >= min(2, len(parts), len(wanted))
-        ]
-
-    return find
-
-
-def _path_parts(path: str) -> list[str]:
-    return [part for part in path.replace("\\", "/").split("/") if part] or [path]
-
-
-def _n_shared(one: list[str], other: list[str]) -> int:
-    """Count the trailing components that two paths share."""
-    n_shared = 0
-    for mine, yours in zip(reversed(one), reversed(other), strict=False):
-        if mine != yours:
-            break
-        n_shared += 1
-    return n_shared

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from fewshot.checks import check_finite
+from fewshot.incremental.labels import in_order, is_mixed, label_array, plain, with_unknown
 
 __all__ = ["ArrayLike", "IncrementalClassifier", "Labels"]
 
@@ -110,7 +111,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
             If it is not known.
         """
         check_is_fitted(self, "_index")
-        label = _plain(label)
+        label = plain(label)
         if label not in self._index:
             raise ValueError(f"no class {label!r} to remove: the {len(self._index)} known ones are in classes_")
         self._forget(self._index[label])
@@ -123,7 +124,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         """The labels, in the order of the columns of scores."""
         if not hasattr(self, "_index"):
             raise AttributeError(f"{type(self).__name__} has no classes_ before it has learned any")
-        return _label_array(self._index)
+        return label_array(self._index)
 
     @property
     def base_classes_(self) -> npt.NDArray[Any]:
@@ -182,7 +183,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         scores, positions = self._best(features)
         names = self.classes_
         if reject is not None:
-            names = _with_unknown(names, unknown)
+            names = with_unknown(names, unknown)
             positions = positions.masked_fill(scores < self.rejection_threshold(reject), len(names) - 1)
         answers = names[positions.cpu().numpy()]
         is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
@@ -327,7 +328,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
     def _take_in(self, features: Tensor, labels: list[Hashable], *, base: bool) -> None:
         new = list(dict.fromkeys(label for label in labels if label not in self._index))
-        for label in _in_order(new):
+        for label in in_order(new):
             self._index[label] = len(self._index)
         index = torch.tensor([self._index[label] for label in labels], device=features.device)
         self._learn(features, index, len(self._index), base=base)
@@ -345,13 +346,13 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         return self._features(X, reset=False)
 
     def _checked(self, X: ArrayLike, y: Labels, *, reset: bool) -> tuple[Tensor, list[Hashable]]:  # noqa: N803
-        if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple)) or _is_mixed(y)):
+        if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple)) or is_mixed(y)):
             rows, targets = validate_data(self, X, y, dtype="numeric", reset=reset)
             check_classification_targets(targets)
             return self._placed(_tensor(rows), reset=reset), targets.tolist()
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
-        labels = [_plain(label) for label in (y.tolist() if isinstance(y, (Tensor, np.ndarray)) else y)]
+        labels = [plain(label) for label in (y.tolist() if isinstance(y, (Tensor, np.ndarray)) else y)]
         features = self._features(X, reset=reset)
         if len(labels) != len(features):
             raise ValueError(f"X has {len(features)} rows and y {len(labels)} labels: give one label per row")
@@ -391,41 +392,3 @@ def _tensor(array: npt.NDArray[Any]) -> Tensor:
 def _like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803
     """Return a result as the kind that the features were, on their device."""
     return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()
-
-
-def _plain(label: Any) -> Hashable:
-    """Return a label as Python's own kind, so that equal ones are one."""
-    value: Hashable = label.item() if isinstance(label, (np.generic, Tensor)) else label
-    return value
-
-
-def _is_mixed(y: object) -> bool:
-    """Whether labels are objects other than strings."""
-    return isinstance(y, np.ndarray) and y.dtype.kind == "O" and not all(isinstance(label, str) for label in y.flat)
-
-
-def _in_order(labels: list[Hashable]) -> list[Hashable]:
-    """Return labels sorted where they can be, else in order of arrival."""
-    try:
-        return sorted(labels)  # type: ignore[type-var]
-    except TypeError:
-        return labels
-
-
-def _label_array(labels: Iterable[Hashable]) -> npt.NDArray[Any]:
-    """Return labels as an array of numbers or strings if they are of one such kind, else of objects."""
-    values = list(labels)
-    kinds = {type(value) for value in values}
-    if len(kinds) == 1 and kinds <= {bool, int, float, str}:
-        return np.array(values)
-    array = np.empty(len(values), dtype=object)
-    array[:] = values
-    return array
-
-
-def _with_unknown(names: npt.NDArray[Any], unknown: Hashable) -> npt.NDArray[Any]:
-    """Return the labels with the answer for none of them at the end."""
-    answer = unknown if unknown is not None else -1 if names.dtype.kind in "biuf" else "unknown"
-    if answer in names.tolist():
-        raise ValueError(f"unknown={answer!r} is the label of a class: choose another answer for rows of no class")
-    return _label_array([*names.tolist(), answer])
