@@ -31,7 +31,7 @@ from cli.options import (
 from cli.session_plot import check_plot, draw_sessions
 from episodes import SESSION_PROTOCOLS, Session, incremental_sessions, published_sessions
 from fewshot.features import FeatureSet
-from fewshot.incremental.methods import build_classifier
+from fewshot.incremental.methods import INCREMENTAL_METHODS, build_classifier
 from fewshot.metrics import mean_interval
 from fewshot.session_evaluation import SessionResults, evaluate_sessions
 
@@ -60,6 +60,25 @@ def _one_way(context: click.Context, parameter: click.Parameter, value: str) -> 
     return found if isinstance(found, str) else int(found[0])
 
 
+def _method_words(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> tuple[str, ...]:
+    """Return each method's words; a comma begins another method where a method's name follows, else another option."""
+    words: list[str] = []
+    for text in texts:
+        for number, part in enumerate(text.split(",")):
+            if number and part.partition(":")[0] not in INCREMENTAL_METHODS and "=" in part:
+                words[-1] += f",{part}"
+            else:
+                words.append(part)
+    for word in words:
+        try:
+            build_classifier(word)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+        if words.count(word) > 1:
+            raise click.BadParameter(f"{word} is given twice", context, parameter)
+    return tuple(words)
+
+
 _data_options = bundle(
     click.option(
         "--test",
@@ -83,8 +102,9 @@ _session_options = bundle(
         "methods",
         multiple=True,
         default=("ncm", "teen", "teen-auto"),
+        callback=_method_words,
         metavar="NAME[:OPTION=VALUE,...]",
-        help="A method to run, see fewshot methods. Give it several times to compare on the same draws.",
+        help="Methods to run on the same draws, see fewshot methods; several, as in teen,ncm or by giving it again.",
     ),
     click.option(
         "--protocol",
@@ -146,7 +166,6 @@ def calibrate(context: click.Context, /, **settings: Any) -> None:
       fewshot calibrate --features F.npz:train --test F.npz:test --protocol cub200 --plot sessions.svg
     """  # noqa: D301 (click's own mark)
     _check_applicable(context, settings)
-    _check_methods(settings["methods"])
     if settings["plot"] is not None:
         check_folder(settings["plot"])
         check_plot(settings["plot"])
@@ -181,16 +200,6 @@ def _refuse(context: click.Context, why: str, given: Sequence[str], names: Seque
     useless = [f"--{name.replace('_', '-')}" for name in names if name in given]
     if useless:
         raise click.UsageError(f"{why}: leave out {', '.join(useless)}", context)
-
-
-def _check_methods(methods: Sequence[str]) -> None:
-    for text in methods:
-        try:
-            build_classifier(text)
-        except ValueError as error:
-            raise click.BadParameter(str(error), param_hint="'--method'") from None
-        if methods.count(text) > 1:
-            raise click.UsageError(f"--method {text} is given twice")
 
 
 def _calibrate(context: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:

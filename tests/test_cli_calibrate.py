@@ -388,7 +388,7 @@ def test_features_of_one_class_and_half_a_test_set_are_refused(train: Path, tmp_
             ("--method", "teen:shift_wait=1"),
             "unknown option of teen 'shift_wait': did you mean 'shift_weight'? Known: ",
         ),
-        (("--method", "ncm", "--method", "ncm"), "Error: --method ncm is given twice"),
+        (("--method", "ncm", "--method", "ncm"), "Error: Invalid value for '--method': ncm is given twice"),
         (("--protocol", "cub"), "unknown word 'cub': did you mean 'cub200'? Known: "),
         (("--protocol", "cub200", "--n-base", "5"), "--protocol cub200 sets the classes: leave out --n-base"),
         (("--n-way", "some"), "needs whole numbers from 1, separated by commas, such as 1,5,10 or all; got 'some'"),
@@ -453,3 +453,14 @@ def test_every_incremental_method_is_listed() -> None:
 def test_the_listed_options_can_be_given_as_they_are(name: str) -> None:
     options = incremental_lines()[name].split()[-1]
     assert repr(build_classifier(f"{name}:{options}")) == repr(build_classifier(name))
+
+
+def test_methods_may_be_listed_and_a_comma_may_also_begin_an_option() -> None:
+    listed = "teen:shift_weight=0.2,softmax_scale=8,ncm,teen-auto"
+    words = ["calibrate", "--features", "digits", "--n-way", "all", "--draws", "1", "--json", "--quiet"]
+    told = json.loads(CliRunner().invoke(cli, [*words, "--method", listed]).stdout)
+    assert [row["settings"] for row in told["results"]] == [
+        "TEEN(shift_weight=0.2, softmax_scale=8.0)",
+        "NearestClassMean()",
+        "TEEN(shift_weight='auto')",
+    ]
