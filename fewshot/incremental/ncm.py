@@ -85,11 +85,13 @@ class PrototypeClassifier(IncrementalClassifier):
     def _centred(self, rows: Tensor) -> Tensor:
         if self.center is None:
             return rows
-        if isinstance(self.center, str):
-            base = self._statistics.is_base
-            total = self._statistics.counts[base].sum().clamp(min=1)
-            return rows - (self._statistics.sums[base].sum(0) / total).to(rows)
-        return rows - torch.as_tensor(self.center).to(rows)
+        if self._table.centre is None:
+            self._table.centre = self._base_mean() if isinstance(self.center, str) else torch.as_tensor(self.center)
+        return rows - self._table.centre.to(rows)
+
+    def _base_mean(self) -> Tensor:
+        base = self._statistics.is_base
+        return self._statistics.sums[base].sum(0) / self._statistics.counts[base].sum().clamp(min=1)
 
     def _embed(self, features: Tensor) -> Tensor:
         """Return rows as they meet the vectors: centred, of unit length."""
@@ -121,13 +123,14 @@ class _Table:
         self.n_rows = 0
         self.stale: set[int] = set()
         self.shared: Any = None
+        self.centre: Tensor | None = None
 
     @property
     def vectors(self) -> Tensor:
         return self._rows[: self.n_rows]
 
     def clear(self) -> None:
-        self.n_rows, self.stale = 0, set()
+        self.n_rows, self.stale, self.centre = 0, set(), None
 
     def put(self, index: Tensor, vectors: Tensor, n_rows: int) -> None:
         if n_rows > len(self._rows):

@@ -49,8 +49,10 @@ class TEEN(PrototypeClassifier):
     Notes
     -----
     Adding a class, or shots of one, changes no other class's score, as long as it is not a base class. In whatever
-    order and parts shots come, the result is the same up to rounding. Without any base class prototypes stay as they
-    are. A base class given more shots stays a base class.
+    order and parts shots come, the result is the same up to rounding. A base class given more shots stays one.
+
+    Without any base class prototypes stay as they are; so they do for ``auto`` with a single one, or with one item of
+    each, which say nothing of how classes vary.
 
     Source
     ------
