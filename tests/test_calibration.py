@@ -267,3 +267,27 @@ def test_the_prior_recovers_how_many_shots_it_is_worth():
 def test_one_base_class_teaches_no_prior():
     with pytest.raises(ValueError, match="needs two base classes or more to learn from, got 1: learn the base"):
         fit_base_prior(torch.ones(1, 3), torch.ones(1), 1.0)
+
+
+def test_base_classes_drowned_in_noise_teach_what_the_loop_says():
+    base = torch.tensor([[1.0, 2.0], [2.0, 1.0], [1.0, 1.0]], dtype=torch.float64)
+    prior = fit_base_prior(base, torch.ones(3, dtype=torch.float64), 100.0)
+    for name, value in teen_loops.prior(base.numpy(), [1, 1, 1], 100.0, 16.0).items():
+        assert float(getattr(prior, name)) == pytest.approx(value, rel=1e-9), name
+    assert float(prior.prior_shots) == pytest.approx(1e6)
+
+
+def test_base_classes_that_are_all_alike_and_free_of_noise_teach_something_finite():
+    for value in (0.0, 1.0):
+        prior = fit_base_prior(torch.full((3, 2), value), torch.ones(3), 0.0)
+        assert all(bool(entry.isfinite()) for entry in prior)
+
+
+def test_an_estimate_of_nothing_but_noise_stays_finite_and_short():
+    # Orthogonal base means within noise three times as long: no signal is left of lengths, nor of what foretells.
+    base = torch.eye(8, dtype=torch.float64)[:4]
+    prior = fit_base_prior(base, torch.full((4,), 2.0, dtype=torch.float64), 18.0)
+    assert float(prior.squared_norm) == 0
+    new = torch.randn((3, 8), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    lengths = posterior_prototypes(base, new, torch.ones(3), prior, restoration=1.0).norm(dim=1)
+    torch.testing.assert_close(lengths, torch.full((3,), 2.0, dtype=torch.float64))  # no more than the floor allows

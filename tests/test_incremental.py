@@ -446,3 +446,108 @@ def test_a_file_of_something_else_is_refused(tmp_path):
     save_tensors(tmp_path / "m.safetensors", {"x": torch.zeros(1)}, kind="classifier", metadata={"class": "TEEN"})
     with pytest.raises(ValueError, match=r"is not a whole classifier .*: learn it again with `fewshot learn`"):
         load_classifier(tmp_path / "m.safetensors")
+
+
+# What is worked out once and kept
+
+
+PROTOTYPES = [name for name in INCREMENTAL_METHODS if name.startswith(("ncm", "teen"))]
+prototype_names = pytest.mark.parametrize("name", PROTOTYPES)
+
+
+def same_scores(model, other, query):
+    found, wanted = scores_by_label(model, query), scores_by_label(other, query)
+    assert set(found) == set(wanted)
+    for label in wanted:
+        close(found[label], wanted[label])
+
+
+@prototype_names
+def test_a_late_base_session_moves_what_was_learned_before(name):
+    (base, base_labels), (new, new_labels), (query, _) = problem()
+    early = base_labels < 3
+    model = build(name).fit(base[early], base_labels[early]).partial_fit(new, new_labels)
+    model.class_scores(query)
+    model.partial_fit(base[~early], base_labels[~early], base=True)
+    same_scores(model, learned(name)[0], query)
+
+
+@prototype_names
+@pytest.mark.parametrize("scored", [False, True])
+@pytest.mark.parametrize("removed", [(2,), (5, 6), (7, 0)])
+def test_removing_classes_is_never_having_learned_them(name, removed, scored):
+    (base, base_labels), (new, new_labels), (query, _) = problem()
+    model = build(name).fit(base, base_labels).partial_fit(new[:-1], new_labels[:-1])
+    if scored:
+        model.class_scores(query)
+    model.partial_fit(new[-1:], new_labels[-1:])  # a row made again before the removal, whose position then moves
+    for label in removed:
+        model.remove_class(label)
+    old, late = ~np.isin(base_labels, removed), ~np.isin(new_labels, removed)
+    same_scores(model, build(name).fit(base[old], base_labels[old]).partial_fit(new[late], new_labels[late]), query)
+    model.partial_fit(query[:2], [11, 11])
+    assert model.class_scores(query).shape == (len(query), 9 - len(removed))
+
+
+@prototype_names
+def test_search_among_many_knows_the_metric(name, monkeypatch):
+    model, query = learned(name)
+    wanted, scores = model.predict(query), model.highest_score(query)
+    monkeypatch.setattr("fewshot.incremental.ncm.MANY_CLASSES", 1)
+    np.testing.assert_array_equal(model.predict(query), wanted)
+    close(model.highest_score(query), scores, 1e-5)
+
+
+@pytest.mark.parametrize("model", [NearestClassMean(shot_debias=True), TEEN("auto")])
+def test_base_classes_of_one_item_say_nothing_of_noise(model):
+    (base, base_labels), (new, new_labels), (query, _) = problem(n_items=1)
+    model.fit(base, base_labels).partial_fit(new, new_labels)  # without noise a mean is its class's, whatever it is of
+    same_scores(model, learned("ncm", n_items=1)[0], query)
+
+
+def test_nothing_to_centre_on_and_nothing_to_point_at():
+    (base, base_labels), _, (query, _) = problem()
+    model = NearestClassMean(center="base").partial_fit(base, base_labels)
+    same_scores(model, NearestClassMean().fit(base, base_labels), query)
+    zeros = NearestClassMean(shot_debias=True).partial_fit(np.zeros((4, 7)), [0, 0, 1, 1])
+    close(zeros.class_scores(query), 0.0, 0)
+
+
+@pytest.mark.parametrize(("n_base", "softmax_scale"), [(5, 4.0), (2, 16.0)])
+def test_teen_auto_is_the_loop_with_other_scales_and_the_fewest_classes(n_base, softmax_scale):
+    (base, base_labels), (new, new_labels), (query, _) = problem(n_base=n_base)
+    model = TEEN("auto", softmax_scale).fit(base, base_labels).partial_fit(new, new_labels)
+    anchors = np.array([base[base_labels == label].mean(0) for label in range(n_base)])
+    fresh = np.array([new[new_labels == label].mean(0) for label in range(n_base, n_base + 3)])
+    trace = ((base - anchors[base_labels]) ** 2).sum() / (len(base) - n_base)
+    vectors = teen_loops.posterior(anchors, fresh, [4] * 3, [12] * n_base, trace, softmax_scale, 2 / 3)
+    unit = query / np.linalg.norm(query, axis=1, keepdims=True)
+    close(model.class_scores(query)[:, n_base:], unit @ vectors.T, 1e-7)
+
+
+def test_too_few_base_classes_change_nothing():
+    one, query = learned("ncm", n_base=1)
+    (base, base_labels), (new, new_labels), _ = problem(n_base=1)
+    same_scores(TEEN("auto").fit(base, base_labels).partial_fit(new, new_labels), one, query)
+    same_scores(TEEN(1.0).partial_fit(new, new_labels), NearestClassMean().fit(new, new_labels), query)
+
+
+def test_rejection_counts_known_classes_alone_and_fit_forgets_it():
+    (base, base_labels), (new, new_labels), (query, _) = problem()
+    model = NearestClassMean().fit(base, base_labels)
+    wanted = model.calibrate_rejection(base, base_labels).rejection_threshold(0.3)
+    rows, labels = np.concatenate([base, new, new]), np.concatenate([base_labels, new_labels, new_labels])
+    assert model.calibrate_rejection(rows, labels).rejection_threshold(0.3) == wanted
+    with pytest.raises(ValueError, match="reject needs calibrate_rejection"):
+        model.fit(base, base_labels).predict(query, reject=0.3)
+
+
+def test_restoring_leaves_the_callers_tensors_alone():
+    (base, base_labels), _, (query, _) = problem()
+    model = NearestClassMean().fit(base, base_labels).calibrate_rejection(base, base_labels)
+    tensors = model.tensors()
+    before = {name: tensor.clone() for name, tensor in tensors.items()}
+    other = NearestClassMean().restore(range(5), tensors, 7, torch.float64)
+    other.partial_fit(query[:1], [0])
+    assert set(tensors) == set(before)
+    assert all(torch.equal(tensors[name], before[name]) for name in before)

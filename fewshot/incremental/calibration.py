@@ -22,6 +22,9 @@ __all__ = [
 # The default of `posterior_prototypes`.
 RESTORATION = 2 / 3
 
+# The smallest share of a squared length that is taken for signal: an estimate below it is noise itself.
+_FLOOR = 0.25
+
 # Rows of the base classes' table of weights that are held at a time.
 _CHUNK = 1024
 
@@ -149,7 +152,9 @@ def calibrated(
     return (1 - shift_weight) * unit + shift_weight * delta
 
 
-def debiased_norms(prototypes: Tensor, n_shots: Tensor, within_trace: Tensor | float, *, floor: float = 0.25) -> Tensor:
+def debiased_norms(
+    prototypes: Tensor, n_shots: Tensor, within_trace: Tensor | float, *, floor: float = _FLOOR
+) -> Tensor:
     """Estimate the length of class means from means of a few shots: √max(‖c‖² - trΣ / K, floor · ‖c‖²).
 
     A mean of K shots is too long, E‖c‖² = ‖μ‖² + trΣ / K, so its cosine with every query is too small; divided by this
@@ -261,7 +266,7 @@ def posterior_prototypes(
 
     The mean is s c + (1 - s) g d, with c the mean of the shots, d the weighted mean of the base prototypes and
     s = √(K / (K + κ)). It is divided by its length times (1 - ε)^(restoration / 2), where ε is the share of sampling
-    noise in its expected squared length.
+    noise in its expected squared length, at most 3/4.
 
     Parameters
     ----------
@@ -309,7 +314,8 @@ def posterior_blend(new: Tensor, delta: Tensor, n_shots: Tensor, prior: BasePrio
     noise = share.square() * trace / n_shots
     signal = share.square() * squared_norm
     signal = signal + 2 * share * (1 - share) * gain * cross + ((1 - share) * gain).square() * squared_delta
-    attenuation = (signal / (signal + noise).clamp(min=torch.finfo(new.dtype).tiny)).pow(restoration / 2)
+    kept = signal / (signal + noise).clamp(min=torch.finfo(new.dtype).tiny)
+    attenuation = kept.clamp(min=_FLOOR).pow(restoration / 2)
     means = share[..., None] * new + ((1 - share) * gain)[..., None] * delta
     return l2_normalize(means) / attenuation[..., None]
 

@@ -69,5 +69,5 @@ def posterior(base, new, n_shots, n_items, within_trace, softmax_scale, restorat
             + 2 * s * (1 - s) * known["gain"] * known["cross"]
             + (1 - s) ** 2 * known["gain"] ** 2 * known["squared_delta"]
         )
-        rows.append(unit(mean) / (signal / (signal + noise)) ** (restoration / 2))
+        rows.append(unit(mean) / max(signal / (signal + noise), 0.25) ** (restoration / 2))
     return np.array(rows)
