@@ -167,7 +167,10 @@ def test_an_interrupt_says_how_far_it_came_and_the_same_command_goes_on(tmp_path
     images = write_images(tmp_path / "images", {"crow": 400})
     words = ["extract", "--images", images, "--out", tmp_path / "store", "--shard-size", 4, "--batch-size", 1, *unet]
     command = [sys.executable, "-m", "cli.main", *map(str, words), "--workers", "0"]
+    # What a shell starts in the background, perhaps these tests, ignores Ctrl-C: the child must not inherit that.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    signal.signal(signal.SIGINT, handler)
     while not (tmp_path / "store" / "shard-00001.json").exists():
         assert process.poll() is None
         time.sleep(0.01)
