@@ -1,5 +1,6 @@
 """How a labelled pool is cut into problems: labels in, indices out."""
 
+from episodes.discovery import DiscoverySplit, discovery_split, ssb_known_classes
 from episodes.episode import Episode, EpisodeHash, EpisodeIndex
 from episodes.index_files import published_sessions
 from episodes.meta_dataset import MetaDatasetSampler
@@ -8,6 +9,7 @@ from episodes.sessions import SESSION_PROTOCOLS, Session, SessionProtocol, incre
 
 __all__ = [
     "SESSION_PROTOCOLS",
+    "DiscoverySplit",
     "Episode",
     "EpisodeHash",
     "EpisodeIndex",
@@ -15,6 +17,8 @@ __all__ = [
     "MetaDatasetSampler",
     "Session",
     "SessionProtocol",
+    "discovery_split",
     "incremental_sessions",
     "published_sessions",
+    "ssb_known_classes",
 ]
