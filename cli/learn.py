@@ -19,7 +19,7 @@ from fewshot.incremental.estimator import IncrementalClassifier
 from fewshot.incremental.methods import build_classifier
 from fewshot.models import load_classifier, save_classifier
 
-__all__ = ["learn"]
+__all__ = ["check_fits", "learn"]
 
 DEFAULT_METHOD = "teen-auto"
 _N_FOLDS = 5
@@ -60,7 +60,7 @@ def learn(context: click.Context, /, **settings: Any) -> None:
     model, source, is_made = _open(settings)
     pool = load_pool(settings["features"], settings["labels"], settings["classes"])
     if not is_made:
-        check_same_source(source, pool.source, (settings["model"], settings["features"]))
+        check_fits(model, source, pool, (settings["model"], settings["features"]))
     known = set() if is_made else set(model.classes_.tolist())
     is_base = is_made if settings["is_base"] is None else settings["is_base"]
     names = [pool.class_names[label] for label in pool.labels.tolist()]
@@ -90,6 +90,25 @@ def _open(settings: Mapping[str, Any]) -> tuple[IncrementalClassifier, Mapping[s
             "leave --method out, or name another file"
         )
     return model, source, False
+
+
+def check_fits(
+    model: IncrementalClassifier, source: Mapping[str, object], pool: FeatureSet, names: tuple[str, str]
+) -> None:
+    """Check that rows are such as a model has learned: of one extractor, and of one length.
+
+    Raises
+    ------
+    ValueError
+        If they are not; the message says which two they were.
+    """
+    check_same_source(source, pool.source, names)
+    n_features = pool.features.shape[1]
+    if n_features != model.n_features_in_:
+        raise ValueError(
+            f"{names[0]} has learned rows of {model.n_features_in_} features, {names[1]} has {n_features} a row: "
+            "extract both with one extractor"
+        )
 
 
 def _calibrate(model: IncrementalClassifier, pool: FeatureSet, names: list[str]) -> list[str]:

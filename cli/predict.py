@@ -14,10 +14,10 @@ from rich.console import RenderableType
 from torch import Tensor
 
 from cli import output
+from cli.learn import check_fits
 from cli.options import check_folder, document_head
 from cli.tables import fact_lines
 from fewshot.features import FeatureSet, load_features
-from fewshot.features.source import check_same_source
 from fewshot.incremental.estimator import IncrementalClassifier
 from fewshot.models import load_classifier
 from fewshot.storage import write_text_atomic
@@ -60,7 +60,7 @@ def predict(context: click.Context, /, **settings: Any) -> None:
     check_folder(settings["out"])
     model, source = load_classifier(settings["model"])
     pool = load_features(settings["features"], labels=settings["labels"], needs_labels=False)
-    check_same_source(source, pool.source, (settings["model"], settings["features"]))
+    check_fits(model, source, pool, (settings["model"], settings["features"]))
     threshold = None if settings["reject"] is None else model.rejection_threshold(settings["reject"])
     if UNKNOWN in model.classes_.tolist() and threshold is not None:
         raise ValueError(f"{settings['model']} knows a class named {UNKNOWN!r}: rename it to use --reject")

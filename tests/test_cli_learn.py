@@ -210,7 +210,7 @@ def test_features_of_another_extractor_are_refused_everywhere(tmp_path: Path) ->
 
 def test_features_of_another_length_are_refused(tmp_path: Path, model: Path) -> None:
     before, wide = model.read_bytes(), save_pool(tmp_path / "wide.safetensors", BASE, n_features=8)
-    said = "Error: X has 8 features, but TEEN is expecting 6"
+    said = f"Error: {model} has learned rows of 6 features, {wide} has 8 a row: extract both with one extractor"
     assert fails(1, "learn", "--model", model, "--features", wide).startswith(said)
     assert fails(1, "predict", "--model", model, "--features", wide, "--out", tmp_path / "p.csv").startswith(said)
     assert model.read_bytes() == before
