@@ -17,7 +17,6 @@ import click
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 from rich.console import Console
 
 from cli import errors, options
@@ -31,33 +30,10 @@ from fewshot.evaluation import evaluate_episodes
 from fewshot.features import FeatureSet, load_features
 from fewshot.models import load_unem, save_unem
 from fewshot.registry import METHODS
+from tests.cli_kit import document, fails, fewshot, succeeds
 
 FEW = ("--features", "digits", "--n-episodes", "20")
 ROOT = Path(__file__).parents[1]
-
-
-def fewshot(*words: object, **settings: Any) -> Result:
-    return CliRunner().invoke(cli, [str(word) for word in words], prog_name="fewshot", **settings)
-
-
-def succeeds(*words: object) -> str:
-    result = fewshot(*words)
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
-
-
-def document(*words: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(succeeds(*words, "--json"))
-    return found
-
-
-def fails(code: int, *words: object) -> str:
-    """Return the last line on stderr of a command that fails without writing to stdout."""
-    result = fewshot(*words)
-    assert (result.exit_code, result.stdout) == (code, ""), result.output
-    lines = result.stderr.splitlines()
-    assert code == 2 or len(lines) == 1, result.stderr
-    return lines[-1]
 
 
 def save_pool(path: Path, sizes: dict[str, int], n_features: int = 7) -> Path:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import os
 import subprocess
 import sys
@@ -13,39 +12,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 import cli.learn
-from cli.main import cli as program
 from fewshot.features import FeatureSet
 from fewshot.incremental import TEEN, IncrementalClassifier, NearestClassMean
 from fewshot.models import load_classifier
+from tests.cli_kit import document, fails, fewshot, succeeds
 
 ROOT = Path(__file__).parents[1]
 BASE = {"crow": 9, "jay": 7, "owl": 8}
 posix_only = pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
-
-
-def fewshot(*words: object) -> Result:
-    return CliRunner().invoke(program, [*map(str, words)], prog_name="fewshot")
-
-
-def succeeds(*words: object) -> str:
-    result = fewshot(*words)
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
-
-
-def document(*words: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(succeeds(*words, "--json"))
-    return found
-
-
-def fails(code: int, *words: object) -> str:
-    """Return the last line on stderr of a command that fails without writing to stdout."""
-    result = fewshot(*words)
-    assert (result.exit_code, result.stdout) == (code, ""), result.output
-    return result.stderr.splitlines()[-1]
 
 
 def make_pool(sizes: dict[str, int], seed: int = 0, n_features: int = 6, **source: Any) -> FeatureSet:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from fewshot.probing import (
     retrieval_scores,
     stratified_split,
 )
+from tests import cli_kit
 
 SIZES = {"crow": 12, "jay": 9, "wren": 15}
 
@@ -30,22 +32,11 @@ def probe(*words: object) -> Result:
     return CliRunner().invoke(cli, ["probe", *map(str, words)], prog_name="fewshot")
 
 
-def succeeds(*words: object) -> str:
-    result = probe(*words)
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
-    return result.stdout
-
-
-def document(*words: object) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(succeeds(*words, "--json"))
-    return found
+succeeds, document = partial(cli_kit.succeeds, "probe"), partial(cli_kit.document, "probe")
 
 
 def fails(code: int, *words: object) -> str:
-    """Return the last line on stderr of a command that fails without writing to stdout."""
-    result = probe(*words)
-    assert (result.exit_code, result.stdout) == (code, ""), result.output
-    return result.stderr.splitlines()[-1]
+    return cli_kit.fails(code, "probe", *words)
 
 
 def save_pool(path: Path, sizes: dict[str, int] = SIZES, *, seed: int = 0, n_features: int = 7, **source: Any) -> Path:
