@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
+import numpy.typing as npt
 import torch
 from rich.console import RenderableType
 
@@ -63,7 +65,7 @@ def learn(context: click.Context, /, **settings: Any) -> None:
         check_fits(model, source, pool, (settings["model"], settings["features"]))
     known = set() if is_made else set(model.classes_.tolist())
     is_base = is_made if settings["is_base"] is None else settings["is_base"]
-    names = [pool.class_names[label] for label in pool.labels.tolist()]
+    names = np.array(pool.class_names)[pool.labels.numpy()]
     model.partial_fit(pool.features, names, base=is_base)
     warnings = _calibrate(model, pool, names) if is_base else []
     save_classifier(model, settings["model"], source or pool.source)
@@ -111,7 +113,7 @@ def check_fits(
         )
 
 
-def _calibrate(model: IncrementalClassifier, pool: FeatureSet, names: list[str]) -> list[str]:
+def _calibrate(model: IncrementalClassifier, pool: FeatureSet, names: npt.NDArray[np.str_]) -> list[str]:
     """Learn how known items score, for predict --reject; return what there is to warn of."""
     if int(pool.class_counts().max()) < _N_FOLDS:
         return [f"no class has {_N_FOLDS} rows, so predict --reject will not work with this model"]

@@ -65,7 +65,7 @@ def predict(context: click.Context, /, **settings: Any) -> None:
     if UNKNOWN in model.classes_.tolist() and threshold is not None:
         raise ValueError(f"{settings['model']} knows a class named {UNKNOWN!r}: rename it to use --reject")
     positions, probabilities, scores = _answers(model, pool.features)
-    names = [str(model.classes_[position]) for position in positions.tolist()]
+    names = [str(name) for name in model.classes_[positions.cpu().numpy()].tolist()]
     if threshold is not None:
         names = [name if score >= threshold else UNKNOWN for name, score in zip(names, scores.tolist(), strict=True)]
     write_text_atomic(settings["out"], _csv(pool, names, probabilities, scores))

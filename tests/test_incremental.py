@@ -551,3 +551,23 @@ def test_restoring_leaves_the_callers_tensors_alone():
     other.partial_fit(query[:1], [0])
     assert set(tensors) == set(before)
     assert all(torch.equal(tensors[name], before[name]) for name in before)
+
+
+@pytest.mark.parametrize("begin", ["fit", "partial_fit"])
+def test_what_cannot_be_learned_leaves_no_label_behind(begin, monkeypatch):
+    (base, base_labels), (new, new_labels), (query, _) = problem()
+    model = NearestClassMean().fit(base, base_labels)
+    before = model.class_scores(query)
+
+    def broken(*_, **__):
+        raise MemoryError
+
+    with monkeypatch.context() as broke:
+        broke.setattr(model, "_learn", broken)
+        with pytest.raises(MemoryError):
+            model.partial_fit(new, new_labels)
+    np.testing.assert_array_equal(model.class_scores(query), before)
+    fresh = NearestClassMean(metric="cos")
+    with pytest.raises(ValueError, match="unknown metric"):
+        getattr(fresh, begin)(base, base_labels)
+    assert not hasattr(fresh, "classes_")

@@ -44,6 +44,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         The labels that came with the base session: by `fit`, or by `partial_fit` with ``base=True``.
     """
 
+    logit_scale: float
     dtype_: torch.dtype
     n_features_in_: int
     _index: dict[Hashable, int]
@@ -249,7 +250,9 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
             raise ValueError(f"reject must lie in (0, 1), the share of known items that may be rejected, got {reject}")
         if self._known_scores is None:
             raise ValueError("reject needs calibrate_rejection(X, y) first, with rows of known classes")
-        return float(torch.quantile(self._known_scores.double(), reject))
+        return float(
+            np.quantile(self._known_scores.double().cpu().numpy(), reject)
+        )  # torch's is for 16 million at most
 
     def tensors(self) -> dict[str, Tensor]:
         """Return the whole state as tensors, for storage; `restore` takes them back."""
@@ -313,12 +316,12 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
     def _start(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
         """Forget everything."""
-        self._index, self._known_scores = {}, None
         self.dtype_ = dtype
         self._begin(n_features, dtype, device)
+        self._index, self._known_scores = {}, None
 
     def _log_probs(self, features: Tensor) -> Tensor:
-        return (getattr(self, "logit_scale", 1.0) * self._scores(features)).log_softmax(-1)
+        return (self.logit_scale * self._scores(features)).log_softmax(-1)
 
     def _best(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return each row's highest score and its position; a bounded number of scores is held at a time."""
@@ -328,10 +331,10 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
     def _take_in(self, features: Tensor, labels: list[Hashable], *, base: bool) -> None:
         new = list(dict.fromkeys(label for label in labels if label not in self._index))
-        for label in in_order(new):
-            self._index[label] = len(self._index)
-        index = torch.tensor([self._index[label] for label in labels], device=features.device)
-        self._learn(features, index, len(self._index), base=base)
+        index = {**self._index, **{label: len(self._index) + i for i, label in enumerate(in_order(new))}}
+        positions = torch.tensor([index[label] for label in labels], device=features.device)
+        self._learn(features, positions, len(index), base=base)
+        self._index = index  # not before: what cannot be learned leaves no label behind
 
     def _held_out_scores(
         self, features: Tensor, index: npt.NDArray[Any], train: npt.NDArray[Any], test: npt.NDArray[Any]

@@ -23,6 +23,7 @@ METRICS = ("cosine", "euclidean")
 class PrototypeClassifier(IncrementalClassifier):
     """What classifiers of one vector per class share: sums, and a table of vectors made from them on use."""
 
+    metric: str = "cosine"
     normalize_before_mean: bool
     center: str | npt.ArrayLike | None
 
@@ -103,7 +104,7 @@ class PrototypeClassifier(IncrementalClassifier):
     def _best(self, features: Tensor) -> tuple[Tensor, Tensor]:
         if self._statistics.n_classes < MANY_CLASSES:
             return super()._best(features)
-        return nearest(self._embed(features), self._weights(), metric=getattr(self, "metric", "cosine"))
+        return nearest(self._embed(features), self._weights(), metric=self.metric)
 
     def _is_base(self) -> Tensor:
         return self._statistics.is_base

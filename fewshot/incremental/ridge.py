@@ -154,11 +154,7 @@ class RidgeClassifier(IncrementalClassifier):
         self._statistics.add(features, index, n_classes, self._expand, base=base)
 
     def _set_up(self, features: Tensor, index: Tensor) -> None:
-        try:
-            self._prepare(features, index)
-        except ValueError:
-            self._index.clear()  # Nothing was learned, so no class is known.
-            raise
+        self._prepare(features, index)
         n_groups = 2 if self.balanced else 1
         n_expanded = self._expand(features[:1]).shape[1]
         self._statistics = GramStatistics(n_expanded, features.device, n_groups=n_groups)
