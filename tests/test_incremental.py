@@ -219,6 +219,7 @@ def test_options_as_words(name):
         ("ten", "unknown method 'ten': did you mean 'teen'"),
         ("teen:shift=1", "unknown option of teen 'shift'"),
         ("teen:softmax_scale=x", "teen:softmax_scale must be float, got 'x'"),
+        ("fecam:shrinkage=1", r"fecam:shrinkage must be two numbers, such as 1\+0, got '1'"),
         ("ncm:shot_debias=yes", "unknown ncm:shot_debias 'yes'"),
     ],
 )
@@ -571,3 +572,7 @@ def test_what_cannot_be_learned_leaves_no_label_behind(begin, monkeypatch):
     with pytest.raises(ValueError, match="unknown metric"):
         getattr(fresh, begin)(base, base_labels)
     assert not hasattr(fresh, "classes_")
+
+
+def test_a_pair_of_numbers_in_words_keeps_its_order():
+    assert build_classifier("fecam:shrinkage=2+0.5").get_params()["shrinkage"] == (2.0, 0.5)

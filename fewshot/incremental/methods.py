@@ -118,7 +118,9 @@ def _parsed(what: str, value: str, annotation: str) -> object:
     """Read a value as the first kind of an annotation such as ``float | str`` that fits."""
     kinds = [kind.strip() for kind in annotation.split("|")]
     if annotation == "tuple[float, float]":
-        first, _, second = value.partition("+")
+        first, plus, second = value.partition("+")
+        if not plus:
+            raise ValueError(f"{what} must be two numbers, such as 1+0, got {value!r}")
         return _parsed(what, first, "float"), _parsed(what, second, "float")
     if "bool" in kinds:
         return check_choice(what, value, ("true", "false")) == "true"
