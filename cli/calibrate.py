@@ -15,7 +15,7 @@ from torch import Tensor
 
 from cli import output
 from cli.calibrate_table import calibrate_report
-from cli.given_test import load_test_rows, matched_labels
+from cli.given_test import load_test_rows, matched_labels, test_options
 from cli.options import (
     bundle,
     check_folder,
@@ -80,19 +80,10 @@ def _method_words(context: click.Context, parameter: click.Parameter, texts: tup
 
 
 _data_options = bundle(
-    click.option(
-        "--test",
-        metavar="FILE",
-        help="Rows to ask about, of the same extractor; their classes are matched by name. Without it, the queries are "
+    test_options(
+        "Rows to ask about, of the same extractor; their classes are matched by name. Without it, the queries are "
         "rows of --features that no session learned from.",
-    ),
-    click.option("--test-labels", metavar="FILE", help="Labels in place of those in --test."),
-    click.option(
-        "--test-fraction",
-        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
-        metavar="X",
-        default=0.5,
-        help="Share of each base class to ask about, where there is no --test. Of a new class, all rows but its shots.",
+        "Share of each base class to ask about, where there is no --test. Of a new class, all rows but its shots.",
     ),
 )
 

@@ -5,13 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import click
 import torch
 from torch import Tensor
 
-from cli.options import load_pool
+from cli.options import Decorator, bundle, load_pool
 from fewshot.features import FeatureSet, check_same_extractor
 
-__all__ = ["load_test_rows", "matched_labels"]
+__all__ = ["load_test_rows", "matched_labels", "test_options"]
+
+
+def test_options(rows_help: str, share_help: str) -> Decorator:
+    """Return the options that name test rows, or say how many to hold out."""
+    return bundle(
+        click.option("--test", metavar="FILE", help=rows_help),
+        click.option("--test-labels", metavar="FILE", help="Labels in place of those in --test."),
+        click.option(
+            "--test-fraction",
+            type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
+            metavar="X",
+            default=0.5,
+            help=share_help,
+        ),
+    )
 
 
 def load_test_rows(settings: Mapping[str, Any], train: FeatureSet) -> FeatureSet:

@@ -10,7 +10,7 @@ import torch
 from click.core import ParameterSource
 
 from cli import output
-from cli.given_test import load_test_rows, matched_labels
+from cli.given_test import load_test_rows, matched_labels, test_options
 from cli.options import (
     bundle,
     choice,
@@ -44,19 +44,10 @@ _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 _data_options = bundle(
-    click.option(
-        "--test",
-        metavar="FILE",
-        help="Features to test on, of the same extractor; their classes are matched by name. Without it, a part of "
+    test_options(
+        "Features to test on, of the same extractor; their classes are matched by name. Without it, a part of "
         "--features is held out.",
-    ),
-    click.option("--test-labels", metavar="FILE", help="Labels in place of those in --test."),
-    click.option(
-        "--test-fraction",
-        type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
-        metavar="X",
-        default=0.5,
-        help="Share of each class to hold out, at random by --seed, where there is no --test.",
+        "Share of each class to hold out, at random by --seed, where there is no --test.",
     ),
     click.option(
         "--post",
