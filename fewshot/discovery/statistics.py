@@ -44,8 +44,9 @@ def add_statistics(first: ClusterStatistics, second: ClusterStatistics) -> Clust
 
     Examples
     --------
-    >>> parts = [cluster_statistics(torch.tensor(rows), torch.zeros(2).long(), 1) for rows in ([[0.0], [2]], [[4], [6]])]
-    >>> [field.flatten().tolist() for field in add_statistics(*parts)]
+    >>> rows, one = torch.tensor([[0.0], [2], [4], [6]]), torch.zeros(2, dtype=torch.int64)
+    >>> low, high = cluster_statistics(rows[:2], one, 1), cluster_statistics(rows[2:], one, 1)
+    >>> [field.flatten().tolist() for field in add_statistics(low, high)]
     [[4.0], [3.0], [20.0]]
     """
     counts = first.counts + second.counts
