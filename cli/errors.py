@@ -20,6 +20,7 @@ COMMANDS = (
     "episode",
     "train",
     "calibrate",
+    "discover",
     "learn",
     "predict",
     "forget",

@@ -10,10 +10,12 @@ import click
 import numpy as np
 import numpy.typing as npt
 import torch
+from click.core import ParameterSource
 from rich.console import RenderableType
 
 from cli import output
-from cli.options import check_folder, document_head, load_pool, pool_options
+from cli.found_classes import found_pool
+from cli.options import bundle, check_folder, document_head, load_pool
 from cli.tables import fact_lines
 from fewshot.features import FeatureSet
 from fewshot.features.source import check_same_source
@@ -27,9 +29,58 @@ DEFAULT_METHOD = "teen-auto"
 _N_FOLDS = 5
 
 
+def _renamed(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
+    names: dict[str, str] = {}
+    for text in texts:
+        found, _, name = text.partition("=")
+        if not found or not name.strip():
+            raise click.BadParameter(f"needs FOUND=NAME, such as new-07=wren; got {text!r}", context, parameter)
+        if found in names:
+            raise click.BadParameter(f"names {found} twice", context, parameter)
+        names[found] = name.strip()
+    return names
+
+
+_rows_options = bundle(
+    click.option(
+        "--features",
+        metavar="STORE|FILE|digits",
+        help="Labelled features, read as by fewshot episode. With --from-discovery: where they are now, if they were "
+        "moved.",
+    ),
+    click.option(
+        "--labels",
+        metavar="FILE",
+        help="Labels in place of the file's own: .npy, .txt (one a line) or .csv, row for row.",
+    ),
+    click.option("--classes", metavar="LIST", show_default="all", help="Classes to use, such as 0-24,30 or crow,wren."),
+    click.option(
+        "--from-discovery",
+        "found",
+        metavar="DIR",
+        help="Learn classes that fewshot discover found, in place of labelled rows: DIR is what it wrote.",
+    ),
+    click.option(
+        "--name",
+        "names",
+        multiple=True,
+        callback=_renamed,
+        metavar="FOUND=NAME",
+        help="A found class to learn and what to call it, such as new-07='Parus major'; repeatable.",
+    ),
+    click.option(
+        "--min-probability",
+        type=click.FloatRange(min=0, max=1),
+        metavar="P",
+        default=0.5,
+        help="Of a found class, learn the rows that are its own with this probability or more.",
+    ),
+)
+
+
 @click.command(short_help="Add classes, or shots of known ones, to a model on disk.")
 @click.option("--model", metavar="FILE", required=True, help="The .safetensors file; made if it is not there.")
-@pool_options
+@_rows_options
 @click.option(
     "--method",
     metavar="NAME[:OPTION=VALUE,...]",
@@ -49,7 +100,8 @@ def learn(context: click.Context, /, **settings: Any) -> None:
     """Teach a model classes, a few items of each, at any time; it is made by the first call.
 
     The first call's classes are the base session: what they are like is what new classes of few items are helped by.
-    Rows of a class that is known are more shots of it. The model is replaced only when all is done.
+    Rows of a class that is known are more shots of it. Rows can also be those of classes that fewshot discover found,
+    under names of yours. The model is replaced only when all is done.
 
     \b
     Example:
@@ -58,11 +110,12 @@ def learn(context: click.Context, /, **settings: Any) -> None:
       fewshot predict --model m.safetensors --features queries.npz --out predictions.csv
     """  # noqa: D301 (click's own mark)
     _check_words(settings["method"])
+    _check_rows(context, settings)
     check_folder(settings["model"])
     model, source, is_made = _open(settings)
-    pool = load_pool(settings["features"], settings["labels"], settings["classes"])
+    pool, rows_of = _rows(settings)
     if not is_made:
-        check_fits(model, source, pool, (settings["model"], settings["features"]))
+        check_fits(model, source, pool, (settings["model"], rows_of))
     known = set() if is_made else set(model.classes_.tolist())
     is_base = is_made if settings["is_base"] is None else settings["is_base"]
     names = np.array(pool.class_names)[pool.labels.numpy()]
@@ -70,7 +123,7 @@ def learn(context: click.Context, /, **settings: Any) -> None:
     warnings = _calibrate(model, pool, names) if is_base else []
     save_classifier(model, settings["model"], source or pool.source)
     document = document_head(context) | _document(settings, model, pool, known, is_base=is_base)
-    document["warnings"] = warnings
+    document["features"], document["warnings"] = rows_of, warnings
     output.publish(document, _report(document), is_json=settings["is_json"])
 
 
@@ -79,6 +132,29 @@ def _check_words(method: str | None) -> None:
         build_classifier(method or DEFAULT_METHOD)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--method'") from None
+
+
+def _check_rows(context: click.Context, settings: Mapping[str, Any]) -> None:
+    """Check that the rows to learn are named one way: labelled, or found."""
+    if settings["found"] is None:
+        given = context.get_parameter_source("min_probability") is ParameterSource.COMMANDLINE
+        useless = [word for word, is_given in (("--name", settings["names"]), ("--min-probability", given)) if is_given]
+        if useless:
+            raise click.UsageError(f"{useless[0]} needs --from-discovery", context)
+        if settings["features"] is None:
+            raise click.UsageError("Missing option '--features'.", context)
+        return
+    if settings["labels"] is not None or settings["classes"] is not None:
+        raise click.UsageError("--from-discovery takes classes by --name: leave out --labels and --classes", context)
+    if not settings["names"]:
+        raise click.UsageError("--from-discovery needs --name FOUND=NAME for each class to learn", context)
+
+
+def _rows(settings: Mapping[str, Any]) -> tuple[FeatureSet, str]:
+    """Return the rows to learn, and what they were read from."""
+    if settings["found"] is not None:
+        return found_pool(settings["found"], settings["names"], settings["min_probability"], settings["features"])
+    return load_pool(settings["features"], settings["labels"], settings["classes"]), settings["features"]
 
 
 def _open(settings: Mapping[str, Any]) -> tuple[IncrementalClassifier, Mapping[str, object], bool]:

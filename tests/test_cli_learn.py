@@ -6,6 +6,7 @@ import csv
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,12 @@ import pytest
 import torch
 
 import cli.learn
-from fewshot.features import FeatureSet
+from cli.discovery_fit import METHODS
+from fewshot.features import FeatureSet, load_features
 from fewshot.incremental import TEEN, IncrementalClassifier, NearestClassMean
 from fewshot.models import load_classifier
 from tests.cli_kit import document, fails, fewshot, succeeds
+from tests.discovery_kit import column_pool
 
 ROOT = Path(__file__).parents[1]
 BASE = {"crow": 9, "jay": 7, "owl": 8}
@@ -446,6 +449,112 @@ def test_a_learner_killed_at_any_moment_leaves_a_whole_model(tmp_path: Path) -> 
     result = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=120)
     assert result.returncode == 0, result.stderr
     assert int(result.stdout) > 3  # the killed ones did write
+
+
+# --- classes that fewshot discover found ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Six columns: crows and jays labelled in part, two classes wholly, and two new ones found."""
+    monkeypatch.setitem(METHODS, "discovery", ("tests.discovery_kit", "ColumnDiscovery"))
+    sizes = {"crow": 9, "jay": 7, "emu": 1, "kea": 1, "owl": 8, "tit": 5}
+    hidden = {"crow": 4, "jay": 3, "owl": 8, "tit": 5}
+    column_pool(sizes, n_unlabelled=hidden, extractor_key="1f")[0].save(tmp_path / "birds.safetensors")
+    words = ("--features", tmp_path / "birds.safetensors", "--out", tmp_path / "found", "--map-rows", 0)
+    succeeds("discover", *words)
+    return tmp_path / "found"
+
+
+def unsure(found: Path, rows: range, probability: float) -> None:
+    """Make the discovery less sure of some rows."""
+    lines = read(found / "assignments.csv")
+    for row in rows:
+        lines[row]["probability"] = str(probability)
+    with (found / "assignments.csv").open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
+
+
+def test_found_classes_are_learned_by_the_names_given(tmp_path: Path, model: Path, found: Path) -> None:
+    words = ("--from-discovery", found, "--name", "new-01=Strix aluco", "--name", "new-02=jay")
+    told = document("learn", "--model", model, *words)
+    features = load_features(tmp_path / "birds.safetensors").features[18:31]
+    pool = make_pool(BASE)
+    by_hand = TEEN(shift_weight="auto").fit(pool.features, named(pool))
+    by_hand.calibrate_rejection(pool.features, named(pool))
+    by_hand.partial_fit(features, ["Strix aluco"] * 8 + ["jay"] * 5)
+    same_state(load_classifier(model)[0], by_hand)
+    assert (told["new_classes"], told["more_shots"], told["as"]) == ({"Strix aluco": 8}, {"jay": 5}, "new")
+    assert told["features"] == str(tmp_path / "birds.safetensors")
+    assert told["settings"]["names"] == {"new-01": "Strix aluco", "new-02": "jay"}
+
+
+def test_two_found_classes_can_be_one(model: Path, found: Path) -> None:
+    words = ("--from-discovery", found, "--name", "new-01=owl", "--name", "new-02=owl")
+    assert document("learn", "--model", model, *words)["more_shots"] == {"owl": 13}
+
+
+def test_rows_that_are_unsure_are_not_learned(model: Path, found: Path) -> None:
+    unsure(found, range(18, 21), 0.49)
+    words = ("learn", "--model", model, "--from-discovery", found, "--name", "new-01=emu")
+    assert document(*words)["new_classes"] == {"emu": 5}
+    assert document(*words, "--min-probability", 0.4)["more_shots"] == {"emu": 8}
+    unsure(found, range(18, 26), 0.2)
+    assert fails(1, *words) == (
+        "Error: none of the 8 rows of 'new-01' has a probability of 0.5 or more: lower --min-probability"
+    )
+
+
+def test_a_found_class_that_is_not_there_names_the_nearest(model: Path, found: Path) -> None:
+    before = model.read_bytes()
+    words = ("learn", "--model", model, "--from-discovery", found, "--name", "new-03=emu")
+    assert fails(1, *words).startswith(f"Error: {found} has no rows of a class 'new-03': did you mean 'new-0")
+    assert model.read_bytes() == before
+
+
+def test_features_that_moved_are_asked_for_and_others_are_refused(tmp_path: Path, model: Path, found: Path) -> None:
+    old, new = tmp_path / "birds.safetensors", tmp_path / "moved.safetensors"
+    old.rename(new)
+    words = ("learn", "--model", model, "--from-discovery", found, "--name", "new-01=emu")
+    assert fails(1, *words) == (
+        f"Error: the features that {found} was made of are not at {old}: say where they are with --features"
+    )
+    assert document(*words, "--features", new)["new_classes"] == {"emu": 8}
+    pool = load_features(new)
+    pool.select_rows(torch.arange(30)).save(tmp_path / "fewer.safetensors")
+    said = f"Error: {tmp_path / 'fewer.safetensors'} has 30 rows, not the same 31 that {found} was made of: "
+    assert fails(1, *words, "--features", tmp_path / "fewer.safetensors").startswith(said)
+    replace(pool, features=pool.features.roll(1, 0)).save(tmp_path / "other.safetensors")
+    assert "has 31 rows, not the same 31 that" in fails(1, *words, "--features", tmp_path / "other.safetensors")
+    replace(pool, source={"extractor_key": "2e"}).save(tmp_path / "foreign.safetensors")
+    assert "come from different extractors" in fails(1, *words, "--features", tmp_path / "foreign.safetensors")
+
+
+def test_a_folder_that_is_no_discovery_is_refused(tmp_path: Path, model: Path) -> None:
+    words = ("learn", "--model", model, "--from-discovery", tmp_path, "--name", "new-01=emu")
+    assert fails(1, *words) == f"Error: no summary.json in {tmp_path}: name the folder that fewshot discover wrote"
+    (tmp_path / "summary.json").write_text('{"kind": "fewshot discovery", "format_version": 2}')
+    assert "expected a fewshot discovery of version 1, got 'fewshot discovery' of 2" in fails(1, *words)
+    (tmp_path / "summary.json").write_text("{")
+    assert "summary.json is not JSON" in fails(1, *words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ((), "Missing option '--features'."),
+        (("--features", "digits", "--name", "new-01=emu"), "--name needs --from-discovery"),
+        (("--features", "digits", "--min-probability", 0.9), "--min-probability needs --from-discovery"),
+        (("--from-discovery", "found"), "--from-discovery needs --name FOUND=NAME for each class to learn"),
+        (("--from-discovery", "found", "--name", "emu"), "needs FOUND=NAME, such as new-07=wren; got 'emu'"),
+        (("--from-discovery", "found", "--name", "a=b", "--name", "a=c"), "names a twice"),
+        (("--from-discovery", "f", "--name", "a=b", "--classes", "0"), "leave out --labels and --classes"),
+    ],
+)
+def test_wrong_words_about_found_classes(tmp_path: Path, words: tuple[object, ...], said: str) -> None:
+    assert said in fails(2, "learn", "--model", tmp_path / "m.safetensors", *words)
 
 
 # --- help -------------------------------------------------------------------------------------------------------------

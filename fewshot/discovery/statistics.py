@@ -14,7 +14,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["ClusterStatistics", "add_statistics", "cluster_statistics"]
+from fewshot.discovery.gathering import all_sum
+
+__all__ = ["ClusterStatistics", "add_statistics", "cluster_statistics", "cluster_sums"]
 
 _CHUNK = 16384
 
@@ -27,16 +29,17 @@ class ClusterStatistics(NamedTuple):
     counts : Tensor (..., n_clusters)
     means : Tensor (..., n_clusters, n_features)
         Zero for an empty cluster.
-    scatters : Tensor (..., n_clusters, n_features, n_features)
+    scatters : Tensor (..., n_clusters, n_features, n_features) or None
+        None where nobody needs them.
     """
 
     counts: Tensor
     means: Tensor
-    scatters: Tensor
+    scatters: Tensor | None = None
 
     def at(self, index: Tensor) -> ClusterStatistics:
         """Return the statistics of some clusters, in the order of ``index``."""
-        return ClusterStatistics(*(field[index] for field in self))
+        return ClusterStatistics(*(None if field is None else field[index] for field in self))
 
 
 def add_statistics(first: ClusterStatistics, second: ClusterStatistics) -> ClusterStatistics:
@@ -53,12 +56,16 @@ def add_statistics(first: ClusterStatistics, second: ClusterStatistics) -> Clust
     share = second.counts / counts.clamp(min=1)
     gap = second.means - first.means
     means = first.means + share[..., None] * gap
+    if first.scatters is None or second.scatters is None:
+        return ClusterStatistics(counts, means)
     weight = first.counts * share
-    scatters = first.scatters + second.scatters + weight[..., None, None] * gap[..., :, None] * gap[..., None, :]
-    return ClusterStatistics(counts, means, scatters)
+    between = weight[..., None, None] * gap[..., :, None] * gap[..., None, :]
+    return ClusterStatistics(counts, means, first.scatters + second.scatters + between)
 
 
-def cluster_statistics(features: Tensor, labels: Tensor, n_clusters: int) -> ClusterStatistics:
+def cluster_statistics(
+    features: Tensor, labels: Tensor, n_clusters: int, *, with_scatters: bool = True
+) -> ClusterStatistics:
     """Gather the statistics of clusters, each cluster's rows in one product.
 
     Parameters
@@ -67,22 +74,38 @@ def cluster_statistics(features: Tensor, labels: Tensor, n_clusters: int) -> Clu
     labels : Tensor (n,), int64
         In [0, n_clusters), or -1 for a row that does not count.
     n_clusters : int
+    with_scatters : bool
+        Default True.
 
     Returns
     -------
     ClusterStatistics
-        float64; whatever the order of the rows, the same up to rounding.
+        float64; whatever the order of the rows, the same up to rounding. Over all processes, where there are several.
     """
-    n_features = features.shape[1]
-    counts = torch.bincount(labels + 1, minlength=n_clusters + 1)[1:].to(torch.float64)
-    order = labels.argsort(stable=True)
-    order = order[len(order) - int(counts.sum()) :]
-    sums = features.new_zeros((n_clusters, n_features), dtype=torch.float64)
-    for rows in torch.split(order, _CHUNK):
-        sums.index_add_(0, labels[rows], features[rows].double())
+    counts, sums = cluster_sums(features, labels, n_clusters, dtype=torch.float64)
     means = sums / counts.clamp(min=1)[:, None]
-    scatters = features.new_zeros((n_clusters, n_features, n_features), dtype=torch.float64)
-    for cluster, rows in enumerate(torch.split(order, counts.long().tolist())):
-        deviations = features[rows].double() - means[cluster]
-        scatters[cluster] = deviations.mT @ deviations
-    return ClusterStatistics(counts, means, scatters)
+    if not with_scatters:
+        return ClusterStatistics(counts, means)
+    order = labels.argsort(stable=True)
+    n_rows = torch.bincount(labels + 1, minlength=n_clusters + 1)
+    scatters = [
+        _gram(features[rows].double() - mean)
+        for rows, mean in zip(torch.split(order[int(n_rows[0]) :], n_rows[1:].tolist()), means, strict=True)
+    ]
+    return ClusterStatistics(counts, means, *all_sum(torch.stack(scatters)))
+
+
+def cluster_sums(features: Tensor, labels: Tensor, n_clusters: int, *, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return the counts (n_clusters,) and sums (n_clusters, n_features) of clusters, added up in ``dtype``.
+
+    Over all processes, where there are several; a label of -1 does not count.
+    """
+    sums = features.new_zeros((n_clusters + 1, features.shape[1]), dtype=dtype)
+    for rows, owners in zip(torch.split(features, _CHUNK), torch.split(labels, _CHUNK), strict=True):
+        sums.index_add_(0, owners + 1, rows.to(dtype))
+    counts, sums = all_sum(torch.bincount(labels + 1, minlength=n_clusters + 1)[1:].to(dtype), sums[1:])
+    return counts, sums
+
+
+def _gram(rows: Tensor) -> Tensor:
+    return rows.mT @ rows

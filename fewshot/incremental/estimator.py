@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from fewshot.checks import check_finite
-from fewshot.incremental.labels import in_order, is_mixed, label_array, plain, with_unknown
+from fewshot.labels import in_order, is_mixed, label_array, plain, with_unknown
 
 __all__ = ["ArrayLike", "IncrementalClassifier", "Labels"]
 

@@ -1,0 +1,217 @@
+"""Category discovery by split and merge: which rows belong to a known class, and how many other classes there are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fewshot.discovery.estimator import ArrayLike, CategoryDiscoverer, like
+from fewshot.discovery.outliers import outlier_scores
+from fewshot.discovery.power import PowerSearch, find_power, two_covariance
+from fewshot.discovery.prior import EvidenceCheck, check_evidence
+from fewshot.discovery.reach import reach_n_components
+from fewshot.discovery.space import DiscoverySpace, principal_space, project, round_within
+from fewshot.discovery.split_merge import Discovery, discover_components, start_partition
+from fewshot.discovery.statistics import cluster_sums
+from fewshot.discovery.trace import Proposal, Round
+
+__all__ = ["CategoryDiscovery"]
+
+# Where fewer than two classes are known there is nothing to hide. A guess: what frozen features of photographs ask for.
+_POWER_WITHOUT_LABELS = 0.4
+
+
+class CategoryDiscovery(CategoryDiscoverer):
+    """Gaussian classes of one shape, shed, split and merged until the evidence is for none of it.
+
+    The labels set everything: the spread within labelled classes makes the space round, and the power of the evidence
+    is that at which known classes, hidden, are found once each.
+
+    Parameters
+    ----------
+    n_classes : "auto" or int
+        The number of classes, known ones included; "auto" finds it.
+    power : "auto" or float
+        How much an item counts, in (0, 1]: more finds more classes. "auto" hides known classes and counts, see
+        `fewshot.discovery.power`; 0.4 where fewer than two are known.
+    n_dims : int
+        Principal directions kept, default 64.
+    normalize : bool
+        Whether rows are scaled to unit length first, default True.
+    concentration : float
+        α of the Dirichlet process, default 1.
+    n_start : int, optional
+        Components at the start. Default: the known classes. Any number gives nearly the same answer.
+    n_rounds : int
+        Of split and merge at most, default 20.
+    is_stochastic : bool
+        Accept with probability min(1, H), as Metropolis and Hastings; default False, wherever log H > 0.
+    random_state : int
+        Decides which classes are hidden, the start beyond the known classes, and the coins.
+    progress : callable, optional
+        Called with what is being done, how many steps of it are done, and how many there are.
+
+    Attributes
+    ----------
+    power_ : float
+    power_curve_ : list of (float, float)
+        The powers tried, and how many components too many a hidden class gave there; empty where none was sought.
+    trace_ : list of Round
+    proposals_ : list of Proposal
+        What was split off from what, and why or why not.
+    component_ids_ : list of int
+        The ids of the classes in ``proposals_``.
+    outlier_score_ : array or Tensor (n,)
+        The share of known items that lie nearer to the mean of their class than this row to that of its own, in [0, 1].
+    evidence_check_ : EvidenceCheck
+    warnings_ : list of str
+
+    Notes
+    -----
+    A class is taken to be one cluster: one that falls into two parts counts as two, unless known classes do so too. The
+    answer does not depend on the order of rows, nor on rotations of the features.
+
+    Source
+    ------
+    [GPC] §3, made to find the number of classes; the power and the shed are ours.
+
+    Examples
+    --------
+    >>> centers = 9 * torch.eye(6)[torch.arange(240) % 6]
+    >>> rows = centers + torch.randn((240, 6), generator=torch.Generator().manual_seed(0))
+    >>> labels = [["ant", "bee", "wasp"][i % 6] if i % 6 < 3 and i < 120 else -1 for i in range(240)]
+    >>> found = CategoryDiscovery().fit(rows, labels)
+    >>> found.n_classes_, found.classes_.tolist()
+    (6, ['ant', 'bee', 'wasp', 'new-01', 'new-02', 'new-03'])
+    """
+
+    power_: float
+    power_curve_: list[tuple[float, float]]
+    trace_: list[Round]
+    proposals_: list[Proposal]
+    component_ids_: list[int]
+    outlier_score_: Any
+    evidence_check_: EvidenceCheck
+    warnings_: list[str]
+
+    def __init__(
+        self,
+        n_classes: str | int = "auto",
+        *,
+        power: str | float = "auto",
+        n_dims: int = 64,
+        normalize: bool = True,
+        concentration: float = 1.0,
+        n_start: int | None = None,
+        n_rounds: int = 20,
+        is_stochastic: bool = False,
+        random_state: int = 0,
+        progress: Callable[[str, int, int], None] | None = None,
+    ) -> None:
+        self.n_classes = n_classes
+        self.power = power
+        self.n_dims = n_dims
+        self.normalize = normalize
+        self.concentration = concentration
+        self.n_start = n_start
+        self.n_rounds = n_rounds
+        self.is_stochastic = is_stochastic
+        self.random_state = random_state
+        self.progress = progress
+
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
+        n_classes = None if self.n_classes == "auto" else self._count(features, labels, n_known, generator)
+        principal = principal_space(features, self.n_dims, normalize=self.normalize)
+        projected = project(principal, features, normalize=self.normalize)
+        search = self._find_power(projected, labels, n_known, generator)
+        basis, variances = round_within(projected, labels, n_known)
+        rows = projected @ basis.to(projected.dtype)
+        evidence = two_covariance(variances, search.power)
+        found = discover_components(
+            rows,
+            labels,
+            n_known,
+            evidence,
+            start=start_partition(rows, labels, n_known, self.n_start, generator=generator),
+            concentration=self.concentration,
+            n_rounds=self.n_rounds,
+            generator=generator if self.is_stochastic else None,
+            progress=self._told("rounds"),
+        )
+        partition = found.partition
+        if n_classes is not None:
+            partition = reach_n_components(rows, labels, n_known, evidence, partition, n_classes)
+        self._space = DiscoverySpace(principal.center, principal.basis @ basis, variances)
+        self.power_, self.power_curve_ = search
+        self.trace_, self.proposals_ = found.rounds, found.proposals
+        self.evidence_check_ = check_evidence(rows, labels, n_known, evidence)
+        self.warnings_ = self._warnings(n_known, found)
+        self._ids = partition.ids
+        self._counts, sums = cluster_sums(rows, partition.labels, len(partition.ids), dtype=torch.float64)
+        self._means = sums / self._counts.clamp(min=1)[:, None]
+        self._outlier_score = outlier_scores(rows, partition.labels, labels >= 0, len(partition.ids))
+        return partition.labels
+
+    def _find_power(self, projected: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> PowerSearch:
+        if self.power != "auto":
+            return PowerSearch(float(self.power), [])
+        if n_known < 2:
+            return PowerSearch(_POWER_WITHOUT_LABELS, [])
+        return find_power(
+            projected,
+            labels,
+            n_known,
+            generator=generator,
+            concentration=self.concentration,
+            progress=self._told("powers"),
+        )
+
+    def _told(self, what: str) -> Callable[[int, int], None] | None:
+        progress = self.progress
+        return None if progress is None else lambda done, total: progress(what, done, total)
+
+    def _warnings(self, n_known: int, found: Discovery) -> list[str]:
+        texts = [self.evidence_check_.warning]
+        if self.power == "auto" and n_known < 2:
+            texts.append(
+                f"{n_known} classes are known, none can be hidden: the number of classes found rests on the guess "
+                f"power={_POWER_WITHOUT_LABELS}; label some items of at least two classes"
+            )
+        if not found.is_converged:
+            texts.append(
+                f"split and merge had not settled after {len(found.rounds)} rounds: the partition of most evidence is "
+                "kept; more n_rounds may change it"
+            )
+        return [text for text in texts if text is not None]
+
+    def _finish(self, X: ArrayLike, names: list[Hashable], labels: Tensor, is_labelled: Tensor) -> None:  # noqa: N803
+        super()._finish(X, names, labels, is_labelled)
+        self.outlier_score_ = like(X, self._outlier_score)
+        self.component_ids_ = self._ids.tolist()
+
+    def _reorder(self, order: Tensor) -> None:
+        self._ids, self._counts, self._means = (field[order] for field in (self._ids, self._counts, self._means))
+
+    def _log_probs(self, features: Tensor) -> Tensor:
+        rows = project(self._space, features, normalize=self.normalize).double()
+        scores = rows @ self._means.mT - 0.5 * self._means.square().sum(-1) + self._counts.log()
+        return (self.power_ * scores).log_softmax(-1).to(features.dtype)
+
+    def _state(self) -> dict[str, Tensor]:
+        return {
+            **self._space._asdict(),
+            "ids": self._ids,
+            "counts": self._counts,
+            "means": self._means,
+            "outlier_score": self._outlier_score,
+            "power": torch.tensor(self.power_, dtype=torch.float64, device=self._means.device),
+        }
+
+    def _set_state(self, tensors: dict[str, Tensor]) -> None:
+        self._space = DiscoverySpace(*(tensors[name] for name in DiscoverySpace._fields))
+        self._ids, self._counts, self._means = (tensors[name] for name in ("ids", "counts", "means"))
+        self._outlier_score = tensors["outlier_score"]
+        self.power_ = float(tensors["power"])

@@ -1,0 +1,308 @@
+"""What all category discoverers share: scikit-learn's contract, pools labelled in part, names for new classes."""
+
+from __future__ import annotations
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Hashable, Iterable, Mapping
+from typing import Any, ClassVar, Self, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor
+
+from fewshot.checks import check_finite
+from fewshot.discovery.n_classes import estimate_n_classes
+from fewshot.labels import in_order, label_array, plain
+
+__all__ = ["ArrayLike", "CategoryDiscoverer", "Labels"]
+
+ArrayLike: TypeAlias = Tensor | npt.ArrayLike
+Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
+
+# Scores that `predict` and `predict_proba` hold at a time, beside what they return.
+_MAX_SCORES = 2**24
+
+
+class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
+    """A clustering of a pool whose known classes keep their labelled items, and which may hold classes without a label.
+
+    Features are NumPy arrays or torch tensors (n, n_features), and so is what comes back; half precision is widened to
+    float32. Classes are numbered: first the known ones in sorted order, then the found ones, largest first. What
+    `fit_predict` and `predict` answer are these numbers; ``classes_[numbers]`` are the names.
+
+    Attributes
+    ----------
+    labels_ : array or Tensor (n,), int64
+        The class of each row of the pool, in [0, n_classes_). Labelled rows have their own class.
+    classes_ : ndarray (n_classes_,)
+        Names: those of the known classes as given, then those of the found ones. Where all known names are whole
+        numbers these go on from the largest; with no label at all they are 0, 1, ...; else "new-01", "new-02", ...
+    transduction_ : array or Tensor (n,)
+        ``classes_[labels_]``; an array where names cannot be a tensor.
+    is_labelled_ : array or Tensor (n,), bool
+        Which rows came with a label.
+    known_classes_ : ndarray (n_known_,)
+        The first names of ``classes_``.
+    n_classes_, n_known_ : int
+    n_features_in_ : int
+    dtype_ : torch.dtype
+        That of the pool; scores are computed in it.
+    """
+
+    n_classes: str | int
+    random_state: int
+    dtype_: torch.dtype
+    n_features_in_: int
+    n_classes_: int
+    n_known_: int
+    classes_: npt.NDArray[Any]
+    # What estimates the number of classes when ``n_classes`` is "auto"; a method that finds it by itself overrides.
+    _default_n_classes: ClassVar[str] = "auto"
+
+    def fit(self, X: ArrayLike, y: Labels | None = None) -> Self:  # noqa: N803
+        """Find the classes of a pool.
+
+        Parameters
+        ----------
+        X : array or Tensor (n, n_features)
+        y : array, Tensor or sequence (n,), optional
+            The label of each row, of any hashable kind; -1, "-1" or None for a row without one. Default: none has one.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        ValueError
+            If shapes do not match, features are not finite, or ``n_classes`` is below the number of known classes or
+            above the number of rows.
+
+        Warns
+        -----
+        ConvergenceWarning
+            If fewer classes than asked for have a row.
+        """
+        features = self._features(X, reset=True)
+        names, labels = _read_labels(y, len(features), features.device)
+        self.n_known_ = len(names)
+        generator = torch.Generator().manual_seed(self.random_state)
+        clusters = self._discover(features, labels, len(names), generator)
+        order = _order(clusters, len(names))
+        self._warn_of_empty(len(order))
+        self._reorder(order)
+        position = torch.full((int(order.max()) + 1,), -1, device=order.device)
+        position[order] = torch.arange(len(order), device=order.device)
+        self._finish(X, [*names, *_new_names(names, len(order) - len(names))], position[clusters], labels >= 0)
+        return self
+
+    def fit_predict(self, X: ArrayLike, y: Labels | None = None, **kwargs: object) -> Any:  # noqa: N803
+        """Return `labels_` after `fit`."""
+        return self.fit(X, y, **kwargs).labels_
+
+    def predict(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Give the number of the class of each row, of the pool or new.
+
+        Returns
+        -------
+        array or Tensor (n,), int64
+            In [0, n_classes_); ``classes_`` has the names.
+        """
+        features = self._queries(X)
+        return like(X, torch.cat([self._log_probs(rows).argmax(-1) for rows in self._chunks(features)]))
+
+    def predict_proba(self, X: ArrayLike) -> Any:  # noqa: N803
+        """Return how likely each class is for each row, by the method's own model.
+
+        Returns
+        -------
+        array or Tensor (n, n_classes_)
+            Not negative, rows sum to 1. Not calibrated: a confidence, not a frequency.
+        """
+        features = self._queries(X)
+        return like(X, torch.cat([self._log_probs(rows).exp() for rows in self._chunks(features)]))
+
+    @property
+    def known_classes_(self) -> npt.NDArray[Any]:
+        """The names of the known classes."""
+        names: npt.NDArray[Any] = self.classes_[: self.n_known_]
+        return names
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return the whole state as tensors, for storage; `restore` takes them back."""
+        check_is_fitted(self, "labels_")
+        own = {"labels": torch.as_tensor(self.labels_), "is_labelled": torch.as_tensor(self.is_labelled_)}
+        return self._state() | own
+
+    def restore(
+        self,
+        names: Iterable[Hashable],
+        tensors: Mapping[str, Tensor],
+        n_known: int,
+        n_features: int,
+        dtype: torch.dtype,
+    ) -> Self:
+        """Take back a state, as if the pool had been tensors.
+
+        Parameters
+        ----------
+        names
+            Of ``classes_``, in order.
+        tensors
+            What `tensors` gave.
+        n_known : int
+            How many of the names are of known classes.
+        n_features : int
+        dtype : torch.dtype
+            That scores are computed in: ``dtype_``.
+        """
+        own = dict(tensors)
+        labels, is_labelled = own.pop("labels"), own.pop("is_labelled")
+        self.n_known_, self.n_features_in_, self.dtype_ = n_known, n_features, dtype
+        self._set_state(own)
+        self._finish(labels, list(names), labels, is_labelled)
+        return self
+
+    # What a discoverer is made of.
+
+    @abstractmethod
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
+        """Learn the state and return the cluster (n,), int64, of each row.
+
+        ``labels`` (n,) are the known classes 0..n_known - 1, each at least once, and -1. Cluster k < n_known is known
+        class k; those above are found, in any order, and may be empty.
+        """
+
+    @abstractmethod
+    def _reorder(self, order: Tensor) -> None:
+        """Keep the clusters ``order`` (n_classes_,) of the state alone, in that order; the known ones stay in place."""
+
+    @abstractmethod
+    def _log_probs(self, features: Tensor) -> Tensor:
+        """Return log-probabilities (n, n_classes_) of some rows."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Return the state."""
+
+    @abstractmethod
+    def _set_state(self, tensors: dict[str, Tensor]) -> None:
+        """Put back what `_state` gave."""
+
+    def _count(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> int:
+        """Return the number of classes asked for, or an estimate of it."""
+        if isinstance(self.n_classes, str):
+            method = self._default_n_classes if self.n_classes == "auto" else self.n_classes
+            return estimate_n_classes(features, labels, method=method, generator=generator).n_classes
+        if self.n_classes < max(n_known, 1):
+            raise ValueError(
+                f"n_classes must be at least 1 and the number of known classes, {n_known}, got {self.n_classes}: "
+                "count the known ones too"
+            )
+        if self.n_classes > len(features):
+            raise ValueError(
+                f"n_classes={self.n_classes} needs as many rows, got n_samples={len(features)}: give fewer classes"
+            )
+        return self.n_classes
+
+    def _warn_of_empty(self, n_found: int) -> None:
+        if not isinstance(self.n_classes, str) and n_found < self.n_classes:
+            warnings.warn(
+                f"n_classes={self.n_classes}, but only {n_found} of them have a row: the others are left out",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def _finish(self, X: ArrayLike, names: list[Hashable], labels: Tensor, is_labelled: Tensor) -> None:  # noqa: N803
+        """Set what is known of the pool."""
+        self.classes_ = label_array(names)
+        self.n_classes_ = len(names)
+        self.labels_ = like(X, labels)
+        self.is_labelled_ = like(X, is_labelled)
+        answers = self.classes_[labels.cpu().numpy()]
+        is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
+        self.transduction_ = like(X, torch.from_numpy(answers)) if is_tensor else answers
+
+    def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
+        return torch.split(features, max(1, _MAX_SCORES // self.n_classes_))
+
+    def _queries(self, X: ArrayLike) -> Tensor:  # noqa: N803
+        check_is_fitted(self, "labels_")
+        return self._features(X, reset=False).to(next(iter(self._state().values())).device, self.dtype_)
+
+    def _features(self, X: ArrayLike, *, reset: bool) -> Tensor:  # noqa: N803
+        """Return rows as a tensor of float32 or float64, checked."""
+        if not isinstance(X, Tensor):
+            features = _tensor(validate_data(self, X, dtype="numeric", reset=reset))
+        else:
+            features = self._checked(X, reset=reset)
+        if reset:
+            self.dtype_ = features.dtype
+        return features
+
+    def _checked(self, X: Tensor, *, reset: bool) -> Tensor:  # noqa: N803
+        if X.ndim != 2 or 0 in X.shape:
+            raise ValueError(f"X must have shape (n, n_features), at least one of each, got {tuple(X.shape)}")
+        if reset:
+            self.n_features_in_ = X.shape[1]
+        elif X.shape[1] != self.n_features_in_:
+            raise ValueError(
+                f"X has {X.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_}"
+            )
+        features = check_finite("X", X.detach())
+        return features if features.dtype in (torch.float32, torch.float64) else features.float()
+
+
+def _read_labels(y: Labels | None, n: int, device: torch.device) -> tuple[list[Hashable], Tensor]:
+    """Return the known names in order, and (n,) which of them each row has, or -1."""
+    if y is None:
+        return [], torch.full((n,), -1, device=device)
+    values = y.tolist() if hasattr(y, "tolist") else np.asarray(y).tolist() if hasattr(y, "__array__") else list(y)
+    if not isinstance(values, list) or len(values) != n:
+        raise ValueError(f"X has {n} rows and y {np.size(values)} labels: give one per row, -1 for a row without one")
+    labels = [plain(label) for label in values]
+    strange = next((label for label in labels if not isinstance(label, Hashable) or label != label), None)
+    if strange is not None:
+        raise ValueError(f"y must hold one hashable label per row, got {strange!r}: mark rows without one by -1")
+    names = in_order(list(dict.fromkeys(label for label in labels if not _is_missing(label))))
+    position = {name: index for index, name in enumerate(names)}
+    return names, torch.tensor([position.get(label, -1) for label in labels], device=device)
+
+
+def _is_missing(label: Hashable) -> bool:
+    return label is None or label == -1 or label == "-1"
+
+
+def _order(clusters: Tensor, n_known: int) -> Tensor:
+    """Return the known clusters, then those found that are not empty, largest first."""
+    counts = torch.bincount(clusters, minlength=n_known)
+    found = counts[n_known:].sort(descending=True, stable=True)
+    order = torch.cat([torch.arange(n_known, device=counts.device), n_known + found.indices])
+    return order[: n_known + int((found.values > 0).sum())]
+
+
+def _new_names(known: list[Hashable], n_new: int) -> list[Hashable]:
+    """Return names for the found classes that no known class has."""
+    if all(isinstance(name, (int, float)) and not isinstance(name, bool) and name == name // 1 for name in known):
+        last: Any = max([*known, -1])  # type: ignore[type-var]
+        return [last + i for i in range(1, n_new + 1)]
+    width = max(2, len(str(n_new)))
+    taken = set(known)
+    names: Iterable[Hashable] = (f"new-{i:0{width}}" for i in range(1, n_new + len(taken) + 1))
+    return [name for name in names if name not in taken][:n_new]
+
+
+def _tensor(array: npt.NDArray[Any]) -> Tensor:
+    """Return an array as float64 if it is that, else as float32."""
+    dtype = np.float64 if array.dtype.kind in "f" and array.dtype.itemsize >= 8 else np.float32
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803
+    """Return a result as the kind that the features were, on their device."""
+    return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()
