@@ -199,7 +199,7 @@ def _discovered(settings: Mapping[str, Any], progress: output.Progress) -> tuple
             "extract"
         )
     with _step(progress, "finding classes"):
-        found = find_classes(data, settings)
+        found = find_classes(data, settings, lambda words: progress.update(0, words))
     with _step(progress, "drawing the map"):
         places = lay_out(data.pool, found.labels, settings["map_rows"], settings["seed"])
     examples = choose_examples(data, found, settings["examples"])

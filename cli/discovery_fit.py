@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
@@ -65,8 +65,8 @@ class Found(NamedTuple):
         return len(self.names)
 
 
-def find_classes(data: DiscoveryPool, settings: Mapping[str, Any]) -> Found:
-    """Run the method that the settings name.
+def find_classes(data: DiscoveryPool, settings: Mapping[str, Any], tell: Callable[[str], None] | None = None) -> Found:
+    """Run the method that the settings name; ``tell`` is given words on how far it is, if the method says.
 
     Raises
     ------
@@ -74,13 +74,16 @@ def find_classes(data: DiscoveryPool, settings: Mapping[str, Any]) -> Found:
         If the method cannot do what is asked.
     """
     model = _build(settings)
+    method = " ".join(repr(model).split())
+    if tell is not None and "progress" in model.get_params():
+        model.set_params(progress=lambda *told: tell(", ".join(map(str, told))))
     features = data.pool.features.to(settings["device"])
     model.fit(features, data.shown.to(settings["device"]))
     labels = torch.as_tensor(model.labels_).cpu().long()
     names = [data.pool.class_names[label] for label in torch.unique(data.shown[data.shown >= 0]).tolist()]
     scores, components = getattr(model, "outlier_score_", None), getattr(model, "component_ids_", None)
     return Found(
-        method=" ".join(repr(model).split()),
+        method=method,
         names=names + new_names(names, int(model.n_classes_) - len(names)),
         n_known=len(names),
         labels=labels,

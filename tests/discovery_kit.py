@@ -100,3 +100,16 @@ def column_pool(
     labels = torch.tensor([-1 if name is None else names.index(name) for name in shown])
     ids = tuple(f"{name}/{number:03}.png" for name, size in sizes.items() for number in range(size))
     return FeatureSet(torch.tensor(rows).float(), labels, names, source, ids), truth
+
+
+class TalkingDiscovery(ColumnDiscovery):
+    """The same, saying how far it is."""
+
+    def __init__(self, n_classes: Any = "auto", random_state: int = 0, progress: Any = None) -> None:
+        super().__init__(n_classes, random_state)
+        self.progress = progress
+
+    def fit(self, X: torch.Tensor, y: torch.Tensor) -> TalkingDiscovery:
+        self.progress("4 dimensions", 2)
+        super().fit(X, y)
+        return self

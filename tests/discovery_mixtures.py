@@ -26,3 +26,21 @@ def separated(seed, *, n_features, n_known, n_new, distance=20.0, dtype=torch.fl
     is_labelled[[np.flatnonzero(truth == k)[0] for k in range(n_known)]] = True
     labels = np.where(is_labelled, truth, -1)
     return torch.from_numpy(rows).to(dtype), torch.from_numpy(truth), torch.from_numpy(labels)
+
+
+def anisotropic(seed, *, n_classes, n_rows, n_features, n_known, noise=0.7, anisotropy=0.5):
+    """Classes round random unit means, each with scales of its own along the axes; rows of unit length.
+
+    Returns rows, classes and labels: of half of the first ``n_known`` classes' rows. The family of mixtures on which
+    the reference figures were measured.
+    """
+    rng = np.random.default_rng(seed)
+    means = rng.normal(size=(n_classes, n_features))
+    means /= np.linalg.norm(means, axis=1, keepdims=True)
+    scales = np.exp(anisotropy * rng.normal(size=(n_classes, n_features)))
+    scales /= np.sqrt((scales**2).mean(1, keepdims=True))
+    truth = np.arange(n_rows) % n_classes
+    rows = means[truth] + noise / n_features**0.5 * scales[truth] * rng.normal(size=(n_rows, n_features))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    labels = np.where((truth < n_known) & (rng.random(n_rows) < 0.5), truth, -1)
+    return torch.from_numpy(rows.astype(np.float32)), torch.from_numpy(truth), torch.from_numpy(labels)

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ import torch
 import cli.discover
 from cli.discovery_files import export_folders, safe_names, writing_folder
 from cli.discovery_fit import METHODS, Found
-from cli.discovery_images import ImageFiles, _small, image_files
+from cli.discovery_images import ImageFiles, _small, image_files, thumbnails
 from cli.discovery_pool import load_discovery_pool, read_labels
 from fewshot.features import load_features
 from fewshot.features.images.decode import decode
@@ -125,6 +126,7 @@ def test_the_probability_of_a_labelled_row_is_that_of_its_label(tmp_path: Path, 
     assert row["class"] == "crow"
     assert float(row["probability"]) == pytest.approx(float((2 * features[0]).softmax(0)[0]), rel=1e-4)
     assert float(row["probability"]) < 0.1
+    assert [entry["n_unsure"] for entry in summary_of(tmp_path / "found")["classes"]] == [0, 0, 0, 0]
 
 
 def test_a_method_without_a_trace_will_do(tmp_path: Path, pool: Path) -> None:
@@ -410,6 +412,8 @@ def test_small_pictures_are_upright_and_those_of_the_decoder(tmp_path: Path, nam
         pytest.skip("PNG has no CMYK")
     pixels = np.indices((90, 150))[1] * 1.6 + np.indices((90, 150))[0]
     large = image.fromarray(pixels.clip(0, 255).astype(np.uint8)).resize((1500, 900)).convert(mode)
+    if mode == "CMYK":
+        large = image.merge(mode, (*large.split()[:3], image.new("L", large.size, 100)))
     exif = image.Exif()
     exif[0x0112] = 6  # stored lying on its side
     large.save(tmp_path / name, exif=exif)
@@ -466,6 +470,26 @@ def test_features_saved_from_a_store_still_know_their_images(tmp_path: Path, sto
     assert files.ids == list(load_features(store).ids or ())
     assert files.place(0, tmp_path / "x.png", is_linked=False)
     assert (tmp_path / "x.png").read_bytes() == (tmp_path / "images" / files.ids[0]).read_bytes()
+
+
+def test_a_store_of_archives_has_pictures_too(tmp_path: Path) -> None:
+    pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
+    from fewshot.features.extraction import extract_store
+
+    images = write_images(tmp_path / "images", {"crow": 3})
+    (tmp_path / "tars").mkdir()
+    with tarfile.open(tmp_path / "tars" / "a.tar", "w") as archive:
+        for path in sorted(images.rglob("*.png")):
+            archive.add(path, path.name)
+    extract_store(tiny_extractor(), tmp_path / "tars", tmp_path / "store", n_workers=0)
+    pool = load_features(tmp_path / "store")
+    pictures = thumbnails(pool, [0, 1, 2], side=32, progress=lambda _: None)
+    assert pictures is not None
+    assert all(pictures.values())
+    files = image_files(pool)
+    assert files is not None
+    assert files.place(1, tmp_path / "x.png", is_linked=True)
+    assert (tmp_path / "x.png").read_bytes() == (images / "crow" / "001.png").read_bytes()
 
 
 def test_names_of_files_are_safe_and_distinct() -> None:

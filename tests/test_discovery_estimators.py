@@ -61,6 +61,7 @@ def test_the_pool_is_taken_apart_and_what_was_found_is_numbered_by_size(name):  
     assert model.classes_.tolist() == [0, 1, 2, 3, 4, 5]
     assert model.known_classes_.tolist() == [0, 1, 2]
     np.testing.assert_array_equal(model.transduction_, model.classes_[model.labels_])
+    np.testing.assert_array_equal(BUILD[name](n_classes=6).fit_predict(rows, labels), model.labels_)
 
 
 @names
@@ -276,6 +277,12 @@ def test_classes_without_a_row_are_left_out_with_a_warning(name):
 
 
 # k-means
+
+
+def test_the_random_state_decides_the_draws():
+    rows, labels, _ = pool(9, n_features=2)
+    ends = {SemiSupervisedKMeans(9, n_init=1, random_state=seed).fit(rows, labels).inertia_ for seed in range(6)}
+    assert len(ends) > 1
 
 
 def test_kmeans_variance_is_that_within_classes():

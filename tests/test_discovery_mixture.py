@@ -318,6 +318,16 @@ def test_the_three_starts_agree():
     assert_same_state(state_from_means(features, labels, means), state_from_partition(features, nearest, 4), rtol=1e-12)
 
 
+@pytest.mark.parametrize("scale", [2.0**-80, 2.0**60])
+def test_the_nearest_mean_is_found_at_any_scale(scale):
+    features, labels, partition = make_pool(14, dtype=torch.float32)
+    means = torch.stack([features[partition == k].mean(0) for k in range(4)])
+    wanted = state_from_means(features, labels, means, covariance_floor=0.0)
+    found = state_from_means(features * scale, labels, means * scale, covariance_floor=0.0)
+    torch.testing.assert_close(found.means / scale, wanted.means, rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(found.covariances / scale**2, wanted.covariances, rtol=1e-4, atol=1e-5)
+
+
 def test_a_component_without_rows_starts_over_all_of_them():
     features, _, partition = make_pool(15)
     found = state_from_partition(features, partition.clamp(max=2), 4, form="full")

@@ -64,6 +64,17 @@ def test_doubling_the_bound_keeps_an_inner_optimum(seed, peak, high):  # P29
     assert float(far.curve[:, 1].max()) >= float(near.curve[:, 1].max()) or near.n_classes >= high / 2
 
 
+def test_the_search_passes_a_dip_but_not_five_numbers_in_a_row():
+    def score(peak):
+        heights = {8: 1.0, peak: 2.0}
+        return lambda number: torch.tensor([heights.get(number, -float(number))], dtype=torch.float64)
+
+    assert search_counts(score(32), (8, 500)).n_classes == 32  # 11, 16, 23 lie between
+    found = search_counts(score(128), (8, 500))  # and 11, 16, 23, 32, 45
+    assert found.n_classes == 8
+    assert float(found.curve[:, 0].max()) == 45
+
+
 def test_the_curve_holds_means_deviations_and_the_best_of_each_seed():
     def score(number):
         return torch.tensor([-abs(number - 3.0), -3.0 * abs(number - 5.0)], dtype=torch.float64)

@@ -11,6 +11,7 @@ import subprocess
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ import pytest
 import torch
 
 from cli.discovery_charts import confusion_data
-from cli.discovery_fit import METHODS, Found
+from cli.discovery_fit import METHODS, Found, find_classes
 from cli.discovery_images import thumbnails
+from cli.discovery_pool import DiscoveryPool
+from cli.discovery_report import _picture
 from cli.discovery_view import _lineage_words, choose_examples, lay_out
 from cli.words import percent
 from fewshot.discovery_profiles import Step
@@ -108,6 +111,13 @@ def test_names_are_text_and_never_code(report: Path, page: Page) -> None:
     assert [entry["name"] for entry in page.data["classes"]][:2] == ["crow", HOSTILE]
     assert HOSTILE in page.texts["button"]
     assert any(attributes.get("data-name") == HOSTILE for attributes in page.all("tr"))
+
+
+def test_names_of_pictures_are_escaped() -> None:
+    view: Any = SimpleNamespace(name_of=lambda row: '"><b>', pictures={})
+    assert _picture(0, view) == (
+        '<span class="none" title="&quot;&gt;&lt;b&gt;">could not be read: &quot;&gt;&lt;b&gt;</span>'
+    )
 
 
 def test_nothing_is_fetched(report: Path, page: Page) -> None:
@@ -213,15 +223,22 @@ def test_the_words_of_a_lineage_name_what_is_left_and_number_what_is_gone() -> N
 
 
 def fitted(n_examples: int = 8, sizes: dict[str, int] | None = None) -> Any:
-    from cli.discovery_fit import find_classes
-    from cli.discovery_pool import DiscoveryPool
-
     sizes = sizes or {"crow": 20, "jay": 4, "owl": 12}
     pool, _ = column_pool(sizes, n_unlabelled={"crow": 10, "jay": 1, "owl": 12})
     data = DiscoveryPool(pool, pool.labels, None, "", [])
     settings = {"method": "discovery", "n_classes": "auto", "seed": 0, "device": "cpu"}
     found = find_classes(data, settings)
     return data, found, choose_examples(data, found, n_examples)
+
+
+def test_a_method_that_says_how_far_it_is_is_heard_and_not_named_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(METHODS, "discovery", ("tests.discovery_kit", "TalkingDiscovery"))
+    pool, _ = column_pool({"crow": 4, "jay": 3}, n_unlabelled={"jay": 3})
+    data = DiscoveryPool(pool, pool.labels, None, "", [])
+    heard: list[str] = []
+    settings = {"method": "discovery", "n_classes": "auto", "seed": 0, "device": "cpu"}
+    assert find_classes(data, settings, heard.append).method == "TalkingDiscovery()"
+    assert heard == ["4 dimensions, 2"]
 
 
 def test_examples_are_the_most_typical_the_least_sure_and_the_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,18 +259,20 @@ def test_many_classes_share_the_room_for_pictures(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(METHODS, "discovery", ("tests.discovery_kit", "PlainDiscovery"))
     monkeypatch.setattr("cli.discovery_view._MAX_PICTURES", 15)
     _, _, examples = fitted()
-    assert sum(len(rows) for groups in examples for rows in groups) <= 15
+    assert all(len(groups.labelled + groups.typical + groups.unsure) <= 5 for groups in examples)
     assert all(groups.typical for groups in examples)
 
 
 def test_a_large_pool_is_thinned_out_on_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("cli.discovery_view._MAX_POINTS", 50)
-    pool, _ = column_pool({"crow": 80, "jay": 5}, n_unlabelled={"jay": 5})
-    labels = torch.tensor([0] * 80 + [1] * 5)
+    pool, _ = column_pool({"crow": 80, "jay": 40})
+    labels = torch.tensor([0] * 80 + [1] * 40)
     found = lay_out(pool, labels, 20, 0)
     assert found is not None
     assert (len(found.rows), found.places.shape) == (50, (50, 2))
     assert torch.equal(found.rows, found.rows.unique())
+    gap = torch.cdist(found.places.double(), found.places.double()) + 9e9 * torch.eye(50)
+    assert torch.equal(labels[found.rows][gap.argmin(1)], labels[found.rows])
     assert lay_out(FeatureSet(torch.eye(2), torch.tensor([0, 0]), ("a",)), torch.tensor([0, 0]), 20, 0) is None
 
 

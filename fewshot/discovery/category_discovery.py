@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from fewshot.discovery.attempts import Attempt, attempt, mean_count, space_sizes
 from fewshot.discovery.estimator import ArrayLike, CategoryDiscoverer, like
 from fewshot.discovery.outliers import outlier_scores
-from fewshot.discovery.power import PowerSearch, find_power, two_covariance
+from fewshot.discovery.power import two_covariance
 from fewshot.discovery.prior import EvidenceCheck, check_evidence
 from fewshot.discovery.reach import reach_n_components
-from fewshot.discovery.space import DiscoverySpace, principal_space, project, round_within
-from fewshot.discovery.split_merge import Discovery, discover_components, start_partition
+from fewshot.discovery.space import DiscoverySpace, principal_space, project
+from fewshot.discovery.split_merge import Discovery, Partition
 from fewshot.discovery.statistics import cluster_sums
 from fewshot.discovery.trace import Proposal, Round
 
@@ -37,8 +38,9 @@ class CategoryDiscovery(CategoryDiscoverer):
     power : "auto" or float
         How much an item counts, in (0, 1]: more finds more classes. "auto" hides known classes and counts, see
         `fewshot.discovery.power`; 0.4 where fewer than two are known.
-    n_dims : int
-        Principal directions kept, default 64.
+    n_dims : int or sequence of int
+        Principal directions kept, default (32, 64, 128): the number of classes is the mean of what is found in each of
+        these spaces, and the classes are those of the last, brought to that number.
     normalize : bool
         Whether rows are scaled to unit length first, default True.
     concentration : float
@@ -52,11 +54,14 @@ class CategoryDiscovery(CategoryDiscoverer):
     random_state : int
         Decides which classes are hidden, the start beyond the known classes, and the coins.
     progress : callable, optional
-        Called with what is being done, how many steps of it are done, and how many there are.
+        Called with the space that is being searched, and the number of powers tried in it.
 
     Attributes
     ----------
     power_ : float
+        Of the last space.
+    attempts_ : list of (int, float, int)
+        Of each space its size, its power and the number of classes found in it.
     power_curve_ : list of (float, float)
         The powers tried, and how many components too many a hidden class gave there; empty where none was sought.
     trace_ : list of Round
@@ -89,6 +94,7 @@ class CategoryDiscovery(CategoryDiscoverer):
     """
 
     power_: float
+    attempts_: list[tuple[int, float, int]]
     power_curve_: list[tuple[float, float]]
     trace_: list[Round]
     proposals_: list[Proposal]
@@ -102,14 +108,14 @@ class CategoryDiscovery(CategoryDiscoverer):
         n_classes: str | int = "auto",
         *,
         power: str | float = "auto",
-        n_dims: int = 64,
+        n_dims: int | Sequence[int] = (32, 64, 128),
         normalize: bool = True,
         concentration: float = 1.0,
         n_start: int | None = None,
         n_rounds: int = 20,
         is_stochastic: bool = False,
         random_state: int = 0,
-        progress: Callable[[str, int, int], None] | None = None,
+        progress: Callable[[str, int], None] | None = None,
     ) -> None:
         self.n_classes = n_classes
         self.power = power
@@ -123,55 +129,50 @@ class CategoryDiscovery(CategoryDiscoverer):
         self.progress = progress
 
     def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
-        n_classes = None if self.n_classes == "auto" else self._count(features, labels, n_known, generator)
-        principal = principal_space(features, self.n_dims, normalize=self.normalize)
+        asked = None if self.n_classes == "auto" else self._count(features, labels, n_known, generator)
+        sizes = [self.n_dims] if isinstance(self.n_dims, int) else self.n_dims
+        principal = principal_space(features, max(sizes), normalize=self.normalize)
         projected = project(principal, features, normalize=self.normalize)
-        search = self._find_power(projected, labels, n_known, generator)
-        basis, variances = round_within(projected, labels, n_known)
-        rows = projected @ basis.to(projected.dtype)
-        evidence = two_covariance(variances, search.power)
-        found = discover_components(
-            rows,
-            labels,
-            n_known,
-            evidence,
-            start=start_partition(rows, labels, n_known, self.n_start, generator=generator),
-            concentration=self.concentration,
-            n_rounds=self.n_rounds,
-            generator=generator if self.is_stochastic else None,
-            progress=self._told("rounds"),
+        sizes = space_sizes(sizes, projected.shape[1])[-1 if asked else 0 :]
+        attempts = [self._attempt(projected[:, :size], labels, n_known, generator) for size in sizes]
+        last = attempts[-1]
+        rows = projected @ last.basis.to(projected.dtype)
+        evidence = two_covariance(last.variances, last.search.power)
+        partition = reach_n_components(
+            rows, labels, n_known, evidence, last.found.partition, asked or mean_count(attempts)
         )
-        partition = found.partition
-        if n_classes is not None:
-            partition = reach_n_components(rows, labels, n_known, evidence, partition, n_classes)
-        self._space = DiscoverySpace(principal.center, principal.basis @ basis, variances)
-        self.power_, self.power_curve_ = search
-        self.trace_, self.proposals_ = found.rounds, found.proposals
+        counts = [each.found.n_components for each in attempts]
+        self.attempts_ = list(zip(sizes, [each.search.power for each in attempts], counts, strict=True))
+        self.power_, self.power_curve_ = last.search
+        self.trace_, self.proposals_ = last.found.rounds, last.found.proposals
         self.evidence_check_ = check_evidence(rows, labels, n_known, evidence)
-        self.warnings_ = self._warnings(n_known, found)
-        self._ids = partition.ids
-        self._counts, sums = cluster_sums(rows, partition.labels, len(partition.ids), dtype=torch.float64)
-        self._means = sums / self._counts.clamp(min=1)[:, None]
-        self._outlier_score = outlier_scores(rows, partition.labels, labels >= 0, len(partition.ids))
+        self.warnings_ = self._warnings(n_known, last.found)
+        self._space = DiscoverySpace(principal.center, principal.basis @ last.basis, last.variances)
+        self._keep(rows, labels, partition)
         return partition.labels
 
-    def _find_power(self, projected: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> PowerSearch:
-        if self.power != "auto":
-            return PowerSearch(float(self.power), [])
-        if n_known < 2:
-            return PowerSearch(_POWER_WITHOUT_LABELS, [])
-        return find_power(
+    def _keep(self, rows: Tensor, labels: Tensor, partition: Partition) -> None:
+        n_components = len(partition.ids)
+        self._ids = partition.ids
+        self._counts, sums = cluster_sums(rows, partition.labels, n_components, dtype=torch.float64)
+        self._means = sums / self._counts.clamp(min=1)[:, None]
+        self._outlier_score = outlier_scores(rows, partition.labels, labels >= 0, n_components)
+
+    def _attempt(self, projected: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Attempt:
+        size, progress = projected.shape[1], self.progress
+        power = None if self.power == "auto" else float(self.power)
+        return attempt(
             projected,
             labels,
             n_known,
             generator=generator,
+            power=_POWER_WITHOUT_LABELS if power is None and n_known < 2 else power,
             concentration=self.concentration,
-            progress=self._told("powers"),
+            n_start=self.n_start,
+            n_rounds=self.n_rounds,
+            is_stochastic=self.is_stochastic,
+            progress=None if progress is None else lambda done: progress(f"{size} dimensions", done),
         )
-
-    def _told(self, what: str) -> Callable[[int, int], None] | None:
-        progress = self.progress
-        return None if progress is None else lambda done, total: progress(what, done, total)
 
     def _warnings(self, n_known: int, found: Discovery) -> list[str]:
         texts = [self.evidence_check_.warning]

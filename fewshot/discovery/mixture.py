@@ -10,7 +10,7 @@ Component k below the number of labelled classes is bound to labelled class k; x
 
 J never falls. Rows are read a chunk at a time; no matrix of the size rows × components is ever held.
 
-Source: [GPC] §3 for the labelled rows, as restated in their released code's k-means; Dempster, Laird and Rubin,
+Source: [GPC] for the labelled rows, from its abstract and released code (k-means there); Dempster, Laird and Rubin,
 "Maximum likelihood from incomplete data via the EM algorithm", 1977.
 """
 

@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
+from fewshot.discovery.attempts import attempt, mean_count, space_sizes
 from fewshot.discovery.count_scores import Scorer, bic_scorer, hidden_class_scorer, silhouette_scorer
+from fewshot.discovery.space import principal_space, project
 
 __all__ = ["N_CLASSES_METHODS", "ClassCount", "CountMethod", "default_bounds", "estimate_n_classes", "search_counts"]
 
@@ -227,7 +229,27 @@ def _n_distinct(features: Tensor) -> int:
     return len(torch.unique(torch.cat(places)))
 
 
+def _split_merge(
+    features: Tensor, labels: Tensor, bounds: tuple[int, int], generator: torch.Generator, n_seeds: int
+) -> ClassCount:
+    """Count what split and merge finds; the score of a number is the share of seeds that found it."""
+    n_known = int(labels.max()) + 1
+    principal = principal_space(features, 128)
+    projected = project(principal, features)
+    counts = []
+    for _ in range(n_seeds):
+        tried = [
+            attempt(projected[:, :size], labels, n_known, generator=generator, power=0.4 if n_known < 2 else None)
+            for size in space_sizes((32, 64, 128), projected.shape[1])
+        ]
+        counts.append(min(max(mean_count(tried), bounds[0]), bounds[1]))
+    numbers, found = torch.unique(torch.tensor(counts, dtype=torch.float64), return_counts=True)
+    curve = torch.stack([numbers, found / n_seeds, torch.zeros_like(numbers)], 1)
+    return ClassCount(round(sum(counts) / n_seeds), curve, (min(counts), max(counts)))
+
+
 N_CLASSES_METHODS: dict[str, CountMethod] = {
+    "split-merge": _split_merge,
     "hidden-classes": _scored(hidden_class_scorer),
     "silhouette": _scored(silhouette_scorer),
     "bic": _scored(bic_scorer),

@@ -23,6 +23,9 @@ from fewshot.discovery.evidence import TwoCovariance
 from fewshot.discovery.space import round_within
 from fewshot.discovery.split_merge import discover_components
 
+# So few components too many or too few per hidden class are none.
+_ONCE = 0.03
+
 __all__ = ["Hiding", "PowerSearch", "find_power", "hidings", "surplus", "two_covariance"]
 
 
@@ -109,11 +112,12 @@ def find_power(
     generator: torch.Generator,
     n_repeats: int | None = None,
     concentration: float = 1.0,
-    bounds: tuple[float, float] = (0.02, 1.0),
-    n_steps: int = 5,
-    progress: Callable[[int, int], None] | None = None,
+    guess: float = 0.4,
+    least: float = 0.02,
+    n_bisections: int = 2,
+    progress: Callable[[int], None] | None = None,
 ) -> PowerSearch:
-    """Find the power at which hidden classes are found once, by bisection of log η.
+    """Find the power at which hidden classes are found once: from a guess by factors of two, then by bisection.
 
     Parameters
     ----------
@@ -128,22 +132,24 @@ def find_power(
     n_repeats : int, optional
         Pairs of halves. Default: as many as hide 50 classes, three at most.
     concentration : float
-    bounds : tuple of two floats
-        Of the power. Default (0.02, 1).
-    n_steps : int
-        Bisections, default 5.
+    guess : float
+        The first power tried, default 0.4. A power is the answer where s is within 0.03 of 0.
+    least : float
+        The lowest power, default 0.02; the highest is 1.
+    n_bisections : int
+        Of log η between a power with too many components and one with too few, default 2.
     progress : callable, optional
-        Called with the number of powers tried and of all to be tried.
+        Called with the number of powers tried.
 
     Returns
     -------
     PowerSearch
-        The upper bound where even there no class is found in pieces.
+        At a bound where no power between the bounds gives too many, or too few.
 
     Notes
     -----
-    Ours. What was tried and left: empirical Bayes and hidden-class accuracy, Rand index and pairs counted, all of which
-    ask for too few classes.
+    Ours. What was tried and left: empirical Bayes, and the accuracy, Rand index and pairs of hidden classes, all of
+    which ask for too few classes.
     """
     repeats = min(3, math.ceil(50 / n_known)) if n_repeats is None else n_repeats
     hidden = hidings(projected, labels, n_known, n_repeats=repeats, generator=generator)
@@ -153,15 +159,25 @@ def find_power(
         values = [surplus(hiding, math.exp(log_power), concentration=concentration) for hiding in hidden]
         curve.append((math.exp(log_power), sum(values) / len(values)))
         if progress is not None:
-            progress(len(curve), n_steps + 1)
+            progress(len(curve))
         return curve[-1][1]
 
-    low, high = (math.log(bound) for bound in bounds)
-    if mean_surplus(high) <= 0:
-        return PowerSearch(bounds[1], curve)
-    for _ in range(n_steps):
+    log_power = before = math.log(guess)
+    value = mean_surplus(log_power)
+    is_high, end = value > 0, math.log(least) if value > 0 else 0.0
+    while abs(value) > _ONCE and (value > 0) == is_high and log_power != end:
+        before = log_power
+        log_power = max(log_power - math.log(2), end) if is_high else min(log_power + math.log(2), end)
+        value = mean_surplus(log_power)
+    low, high = sorted((before, log_power))
+    if abs(value) <= _ONCE or (value > 0) == is_high:
+        return PowerSearch(math.exp(log_power), curve)
+    for _ in range(n_bisections):
         middle = (low + high) / 2
-        low, high = (middle, high) if mean_surplus(middle) <= 0 else (low, middle)
+        value = mean_surplus(middle)
+        if abs(value) <= _ONCE:
+            return PowerSearch(math.exp(middle), curve)
+        low, high = (low, middle) if value > 0 else (middle, high)
     return PowerSearch(_crossing(curve, (low + high) / 2), curve)
 
 

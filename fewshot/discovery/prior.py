@@ -44,13 +44,13 @@ class EvidenceCheck(NamedTuple):
 
     @property
     def warning(self) -> str | None:
-        """One line where fewer than three quarters of classes stay whole, or fewer than half of pairs apart."""
+        """One line where fewer than three quarters of classes stay whole, or fewer than a quarter of pairs apart."""
         if 4 * self.n_whole < 3 * self.n_classes:
             return (
                 f"the model would part {self.n_classes - self.n_whole} of {self.n_classes} labelled classes in two, so "
                 "it will find too many classes: lower power, or give fewer n_dims"
             )
-        if 2 * self.n_apart < self.n_pairs:
+        if 4 * self.n_apart < self.n_pairs:
             return (
                 f"the model would merge {self.n_pairs - self.n_apart} of {self.n_pairs} pairs of nearest labelled "
                 "classes, so it will find too few classes: raise power, or use features that tell these classes apart"

@@ -187,9 +187,8 @@ class _Search:
     n_ids: int = 0
 
     def __post_init__(self) -> None:
-        self.squares = float(
-            all_sum(sum(rows.double().square().sum() for rows in torch.split(self.features, _CHUNK)))[0]
-        )
+        squares = [rows.double().square().sum() for rows in torch.split(self.features, _CHUNK)]
+        self.squares = float(all_sum(torch.stack(squares).sum())[0])
 
     def statistics(self, partition: Partition) -> ClusterStatistics:
         """Gather what the evidence needs."""

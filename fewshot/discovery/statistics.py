@@ -39,7 +39,8 @@ class ClusterStatistics(NamedTuple):
 
     def at(self, index: Tensor) -> ClusterStatistics:
         """Return the statistics of some clusters, in the order of ``index``."""
-        return ClusterStatistics(*(None if field is None else field[index] for field in self))
+        scatters = None if self.scatters is None else self.scatters[index]
+        return ClusterStatistics(self.counts[index], self.means[index], scatters)
 
 
 def add_statistics(first: ClusterStatistics, second: ClusterStatistics) -> ClusterStatistics:

@@ -1,0 +1,103 @@
+"""One pool in spaces of several sizes: what each finds, and the number of classes that they find on average."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from fewshot.discovery.power import PowerSearch, find_power, two_covariance
+from fewshot.discovery.space import round_within
+from fewshot.discovery.split_merge import Discovery, discover_components, start_partition
+
+__all__ = ["Attempt", "attempt", "mean_count", "space_sizes"]
+
+
+class Attempt(NamedTuple):
+    """What was found in one space.
+
+    Attributes
+    ----------
+    basis : Tensor (n_dims, n_dims), float64
+        From the principal directions to the space.
+    variances : Tensor (n_dims,), float64
+    search : PowerSearch
+    found : Discovery
+    """
+
+    basis: Tensor
+    variances: Tensor
+    search: PowerSearch
+    found: Discovery
+
+
+def space_sizes(sizes: Sequence[int], n_available: int) -> list[int]:
+    """Return the sizes of the spaces that a pool of ``n_available`` directions has, ascending.
+
+    Examples
+    --------
+    >>> space_sizes((32, 64, 128), 50)
+    [32, 50]
+    """
+    return sorted({min(size, n_available) for size in sizes})
+
+
+def attempt(
+    projected: Tensor,
+    labels: Tensor,
+    n_known: int,
+    *,
+    generator: torch.Generator,
+    power: float | None = None,
+    concentration: float = 1.0,
+    n_start: int | None = None,
+    n_rounds: int = 20,
+    is_stochastic: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> Attempt:
+    """Find the power, unless it is given, and then the components, in the space of some principal directions.
+
+    Parameters
+    ----------
+    projected : Tensor (n, n_dims)
+        Centred, see `fewshot.discovery.space.principal_space`.
+    labels : Tensor (n,), int64
+        In [0, n_known), or -1.
+    n_known : int
+        At least 2 where no power is given.
+    generator : torch.Generator
+        Draws the halves to hide, what starts beyond the known classes, and the coins.
+    power, concentration, n_start, n_rounds, is_stochastic
+        See `CategoryDiscovery`.
+    progress : callable, optional
+        Called with the number of powers tried.
+    """
+    search = PowerSearch(power, []) if power is not None else None
+    if search is None:
+        search = find_power(
+            projected, labels, n_known, generator=generator, concentration=concentration, progress=progress
+        )
+    basis, variances = round_within(projected, labels, n_known)
+    rows = projected @ basis.to(projected.dtype)
+    found = discover_components(
+        rows,
+        labels,
+        n_known,
+        two_covariance(variances, search.power),
+        start=start_partition(rows, labels, n_known, n_start, generator=generator),
+        concentration=concentration,
+        n_rounds=n_rounds,
+        generator=generator if is_stochastic else None,
+    )
+    return Attempt(basis, variances, search, found)
+
+
+def mean_count(attempts: Sequence[Attempt]) -> int:
+    """Return the mean number of components, as a whole number.
+
+    The errors of spaces of different sizes have little to do with each other, so their mean has less of them.
+    """
+    counts = [each.found.n_components for each in attempts]
+    return round(sum(counts) / len(counts))
