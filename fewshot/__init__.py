@@ -14,6 +14,13 @@ A new class of two items beside well-known ones:
 >>> base, new = torch.tensor([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), torch.tensor([[1.0, 1.5, 3.0]])
 >>> fewshot.calibrate_prototypes(base, new, softmax_scale=16.0, shift_weight=0.5).shape
 torch.Size([1, 3])
+
+A pool of which some rows are labelled, and the rest are of these classes and of others:
+
+>>> rows = 9 * torch.eye(6)[torch.arange(240) % 6] + torch.randn((240, 6), generator=torch.Generator().manual_seed(0))
+>>> labels = [["ant", "bee", "wasp"][i % 6] if i % 6 < 3 and i < 120 else -1 for i in range(240)]
+>>> fewshot.CategoryDiscovery().fit(rows, labels).classes_.tolist()
+['ant', 'bee', 'wasp', 'new-01', 'new-02', 'new-03']
 """
 
 from __future__ import annotations
@@ -21,7 +28,16 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from episodes import Episode, EpisodeIndex, EpisodeSampler, MetaDatasetSampler, Session, incremental_sessions
+from episodes import (
+    DiscoverySplit,
+    Episode,
+    EpisodeIndex,
+    EpisodeSampler,
+    MetaDatasetSampler,
+    Session,
+    discovery_split,
+    incremental_sessions,
+)
 from fewshot.dirichlet import fit_dirichlet
 from fewshot.em import EMResult, e_step, objective, proportions, run_em
 from fewshot.episodic.em_dirichlet import EMDirichlet
@@ -39,6 +55,9 @@ from fewshot.registry import METHODS, build_method
 from fewshot.session_evaluation import evaluate_sessions
 
 if TYPE_CHECKING:
+    from fewshot.discovery import PIM, CategoryDiscovery, SemiSupervisedKMeans, WardDiscovery
+    from fewshot.discovery.n_classes import estimate_n_classes
+    from fewshot.discovery_evaluation import evaluate_discovery
     from fewshot.features import FeatureSet, load_features
     from fewshot.incremental import (
         TEEN,
@@ -49,15 +68,25 @@ if TYPE_CHECKING:
         RecursiveRidge,
         StreamingLDA,
     )
-    from fewshot.models import load_classifier, load_unem, save_classifier, save_unem
+    from fewshot.models import (
+        load_classifier,
+        load_discoverer,
+        load_unem,
+        save_classifier,
+        save_discoverer,
+        save_unem,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "INCREMENTAL_METHODS",
     "METHODS",
+    "PIM",
     "TEEN",
     "UNEM",
+    "CategoryDiscovery",
+    "DiscoverySplit",
     "DistributionCalibration",
     "EMDirichlet",
     "EMGaussian",
@@ -73,14 +102,19 @@ __all__ = [
     "Paddle",
     "RanPAC",
     "RecursiveRidge",
+    "SemiSupervisedKMeans",
     "Session",
     "SimpleShot",
     "StreamingLDA",
+    "WardDiscovery",
     "build_classifier",
     "build_method",
     "calibrate_prototypes",
+    "discovery_split",
     "e_step",
     "effective_variance",
+    "estimate_n_classes",
+    "evaluate_discovery",
     "evaluate_episodes",
     "evaluate_sessions",
     "fit_base_prior",
@@ -89,6 +123,7 @@ __all__ = [
     "gaussian_likelihood",
     "incremental_sessions",
     "load_classifier",
+    "load_discoverer",
     "load_features",
     "load_unem",
     "objective",
@@ -96,23 +131,32 @@ __all__ = [
     "proportions",
     "run_em",
     "save_classifier",
+    "save_discoverer",
     "save_unem",
 ]
 
 # What touches files, and what needs scikit-learn, loads on first use.
 _LAZY = {
+    "CategoryDiscovery": "fewshot.discovery",
     "DistributionCalibration": "fewshot.incremental",
     "FeCAM": "fewshot.incremental",
     "FeatureSet": "fewshot.features",
     "NearestClassMean": "fewshot.incremental",
+    "PIM": "fewshot.discovery",
     "RanPAC": "fewshot.incremental",
     "RecursiveRidge": "fewshot.incremental",
+    "SemiSupervisedKMeans": "fewshot.discovery",
     "StreamingLDA": "fewshot.incremental",
     "TEEN": "fewshot.incremental",
+    "WardDiscovery": "fewshot.discovery",
+    "estimate_n_classes": "fewshot.discovery.n_classes",
+    "evaluate_discovery": "fewshot.discovery_evaluation",
     "load_classifier": "fewshot.models",
+    "load_discoverer": "fewshot.models",
     "load_features": "fewshot.features",
     "load_unem": "fewshot.models",
     "save_classifier": "fewshot.models",
+    "save_discoverer": "fewshot.models",
     "save_unem": "fewshot.models",
 }
 

@@ -10,19 +10,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot import incremental
+from fewshot import discovery, incremental
 from fewshot.checks import check_choice
 from fewshot.episodic.unem import UNEM
 from fewshot.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:
+    from fewshot.discovery import CategoryDiscoverer
     from fewshot.incremental import IncrementalClassifier
 
-__all__ = ["load_classifier", "load_unem", "save_classifier", "save_unem"]
+__all__ = ["load_classifier", "load_discoverer", "load_unem", "save_classifier", "save_discoverer", "save_unem"]
 
 _KIND = "unem"
 _CLASSIFIER = "classifier"
+_DISCOVERER = "discoverer"
 _CENTER = "setting.center"
+_DTYPES = {"float32": torch.float32, "float64": torch.float64}
 
 
 def save_unem(model: UNEM, path: str | Path, training: Mapping[str, object] | None = None) -> None:
@@ -76,10 +79,7 @@ def save_classifier(model: IncrementalClassifier, path: str | Path, source: Mapp
     TypeError
         If a label or a setting is of a kind that JSON cannot say.
     """
-    labels = model.classes_.tolist()
-    strange = next((label for label in labels if not isinstance(label, (str, int, float))), None)
-    if strange is not None:
-        raise TypeError(f"labels must be strings or numbers to be saved, got {strange!r}")
+    labels = _plain_labels(model)
     settings = model.get_params(deep=False)
     tensors = model.tensors()
     if isinstance(settings.get("center"), (Tensor, np.ndarray, list, tuple)):
@@ -108,15 +108,78 @@ def load_classifier(path: str | Path) -> tuple[IncrementalClassifier, dict[str, 
     tensors, metadata = load_tensors(path, kind=_CLASSIFIER)
     found: Any = metadata
     try:
-        settings = {
-            option: tuple(value) if isinstance(value, list) else value for option, value in found["settings"].items()
-        }
+        settings = _read_settings(found["settings"])
         if _CENTER in tensors:
             settings["center"] = tensors.pop(_CENTER)
         name = check_choice("classifier", found["class"], incremental.__all__)
         model: IncrementalClassifier = getattr(incremental, name)(**settings)
-        dtype = {"float32": torch.float32, "float64": torch.float64}[found["dtype"]]
-        return model.restore(found["classes"], tensors, found["n_features"], dtype), dict(found["source"])
+        return model.restore(found["classes"], tensors, found["n_features"], _DTYPES[found["dtype"]]), dict(
+            found["source"]
+        )
     except (KeyError, TypeError, RuntimeError, StopIteration) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a whole classifier ({reason}): learn it again with `fewshot learn`") from error
+
+
+def save_discoverer(model: CategoryDiscoverer, path: str | Path, source: Mapping[str, object] | None = None) -> None:
+    """Write a fitted category discoverer to a safetensors file, whole or not at all.
+
+    Parameters
+    ----------
+    model : CategoryDiscoverer
+        Fitted; its known labels are strings, numbers or booleans. Its trace is not kept.
+    path : str or Path
+    source : mapping, optional
+        What made the features (`FeatureSet.source`).
+
+    Raises
+    ------
+    TypeError
+        If a label or a setting is of a kind that JSON cannot say.
+    """
+    metadata = {
+        "class": type(model).__name__,
+        "settings": {name: value for name, value in model.get_params(deep=False).items() if name != "progress"},
+        "classes": _plain_labels(model),
+        "n_known": model.n_known_,
+        "n_features": model.n_features_in_,
+        "dtype": str(model.dtype_).removeprefix("torch."),
+        "source": dict(source or {}),
+    }
+    save_tensors(path, model.tensors(), kind=_DISCOVERER, metadata=metadata)
+
+
+def load_discoverer(path: str | Path) -> tuple[CategoryDiscoverer, dict[str, object]]:
+    """Read a category discoverer, to `predict` with, and what made its features.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such file.
+    ValueError
+        If it is not a discoverer of this library.
+    """
+    tensors, metadata = load_tensors(path, kind=_DISCOVERER)
+    found: Any = metadata
+    try:
+        name = check_choice("discoverer", found["class"], discovery.__all__)
+        model: CategoryDiscoverer = getattr(discovery, name)(**_read_settings(found["settings"]))
+        dtype = _DTYPES[found["dtype"]]
+        model.restore(found["classes"], tensors, found["n_known"], found["n_features"], dtype)
+        return model, dict(found["source"])
+    except (KeyError, TypeError, RuntimeError, StopIteration) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"{path} is not a whole discoverer ({reason}): fit and save it again") from error
+
+
+def _plain_labels(model: IncrementalClassifier | CategoryDiscoverer) -> list[str | int | float]:
+    labels: list[str | int | float] = model.classes_.tolist()
+    strange = next((label for label in labels if not isinstance(label, (str, int, float))), None)
+    if strange is not None:
+        raise TypeError(f"labels must be strings or numbers to be saved, got {strange!r}")
+    return labels
+
+
+def _read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings with JSON's lists as tuples."""
+    return {option: tuple(value) if isinstance(value, list) else value for option, value in settings.items()}

@@ -10,6 +10,9 @@ from fewshot.discovery.gathering import all_sum
 from fewshot.discovery.mixture import fit_mixture
 from fewshot.discovery.mixture_start import state_from_means
 from fewshot.discovery.mixture_state import MixtureState
+from fewshot.discovery.power import find_power, two_covariance
+from fewshot.discovery.space import principal_space, project, round_within
+from fewshot.discovery.split_merge import discover_components
 
 CASES = [(form, is_hard) for form in FORMS for is_hard in (False, True)]
 # The second process has no labelled row of class 1.
@@ -40,6 +43,22 @@ def pool():
     return features, torch.where(is_shown, truth, -1), features[:4]
 
 
+def discovered(features, labels):
+    """Space, power, components: all of category discovery, from the rows of one process."""
+    space = principal_space(features, 3, normalize=False)
+    projected = project(space, features, normalize=False)
+    search = find_power(projected, labels, 2, generator=torch.Generator().manual_seed(0), guess=1.0)
+    basis, variances = round_within(projected, labels, 2)
+    found = discover_components(projected @ basis, labels, 2, two_covariance(variances, search.power))
+    return [
+        torch.tensor(search.curve),
+        variances,
+        found.component_ids,
+        torch.tensor([[float(value) for value in done] for done in found.rounds]).double(),
+        found.labels,
+    ]
+
+
 def work(rank, folder):
     torch.set_num_threads(1)
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
@@ -49,6 +68,7 @@ def work(rank, folder):
     nothing = fitted(features[everything], labels[everything], means, "tied", False)
     gap = fitted_with_a_gap(features[SHARES[rank]], labels[SHARES[rank]], means)
     results = [[*result.state, result.labels, result.objective] for result in [*found, nothing, gap]]
+    results.append(discovered(features[SHARES[rank]], labels[SHARES[rank]]))
     torch.save(results, f"{folder}/{rank}.pt")
     torch.distributed.destroy_process_group()
 
@@ -63,6 +83,12 @@ def test_two_processes_give_the_answer_of_one(tmp_path):
     alone = [fitted(features, labels, means, *case) for case in [*CASES, ("tied", False)]]
     alone.append(fitted_with_a_gap(features, labels, means))
     assert len(alone[-1].state.means) == 6
+    ours, theirs, whole = first.pop(), second.pop(), discovered(features, labels)
+    for mine, other, wanted in zip(ours[:-1], theirs[:-1], whole[:-1], strict=True):
+        assert torch.equal(mine, other)
+        torch.testing.assert_close(mine, wanted, rtol=1e-9, atol=1e-9)
+    assert torch.equal(torch.cat([ours[-1], theirs[-1]]), whole[-1])
+    assert int(whole[-1].max()) > 1
     for wanted, one, other in zip(alone, first, second, strict=True):
         for mine, theirs in zip(one[:3] + one[4:], other[:3] + other[4:], strict=True):
             assert torch.equal(mine, theirs)  # not a bit apart, or the processes would part ways

@@ -1,7 +1,8 @@
-"""One pool in spaces of several sizes: what each finds, and the number of classes that they find on average."""
+"""One pool in spaces of several sizes: what each finds, and the number of classes that most agree on."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from fewshot.discovery.power import PowerSearch, find_power, two_covariance
 from fewshot.discovery.space import round_within
 from fewshot.discovery.split_merge import Discovery, discover_components, start_partition
 
-__all__ = ["Attempt", "attempt", "mean_count", "space_sizes"]
+__all__ = ["Attempt", "attempt", "median_count", "space_sizes"]
 
 
 class Attempt(NamedTuple):
@@ -94,10 +95,9 @@ def attempt(
     return Attempt(basis, variances, search, found)
 
 
-def mean_count(attempts: Sequence[Attempt]) -> int:
-    """Return the mean number of components, as a whole number.
+def median_count(attempts: Sequence[Attempt]) -> int:
+    """Return the median number of components, as a whole number.
 
-    The errors of spaces of different sizes have little to do with each other, so their mean has less of them.
+    Spaces of different sizes err in different ways: the one that is far off does not count.
     """
-    counts = [each.found.n_components for each in attempts]
-    return round(sum(counts) / len(counts))
+    return round(statistics.median(each.found.n_components for each in attempts))

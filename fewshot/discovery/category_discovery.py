@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot.discovery.attempts import Attempt, attempt, mean_count, space_sizes
+from fewshot.discovery.attempts import Attempt, attempt, median_count, space_sizes
 from fewshot.discovery.estimator import ArrayLike, CategoryDiscoverer, like
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.power import two_covariance
@@ -39,8 +39,8 @@ class CategoryDiscovery(CategoryDiscoverer):
         How much an item counts, in (0, 1]: more finds more classes. "auto" hides known classes and counts, see
         `fewshot.discovery.power`; 0.4 where fewer than two are known.
     n_dims : int or sequence of int
-        Principal directions kept, default (32, 64, 128): the number of classes is the mean of what is found in each of
-        these spaces, and the classes are those of the last, brought to that number.
+        Principal directions kept, default (32, 64, 128): the number of classes is the median of those found in each
+        of these spaces, and the classes are those of the last, brought to that number.
     normalize : bool
         Whether rows are scaled to unit length first, default True.
     concentration : float
@@ -139,7 +139,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         rows = projected @ last.basis.to(projected.dtype)
         evidence = two_covariance(last.variances, last.search.power)
         partition = reach_n_components(
-            rows, labels, n_known, evidence, last.found.partition, asked or mean_count(attempts)
+            rows, labels, n_known, evidence, last.found.partition, asked or median_count(attempts)
         )
         counts = [each.found.n_components for each in attempts]
         self.attempts_ = list(zip(sizes, [each.search.power for each in attempts], counts, strict=True))

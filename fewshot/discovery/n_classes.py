@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
-from fewshot.discovery.attempts import attempt, mean_count, space_sizes
+from fewshot.discovery.attempts import attempt, median_count, space_sizes
 from fewshot.discovery.count_scores import Scorer, bic_scorer, hidden_class_scorer, silhouette_scorer
 from fewshot.discovery.space import principal_space, project
 
@@ -242,7 +242,7 @@ def _split_merge(
             attempt(projected[:, :size], labels, n_known, generator=generator, power=0.4 if n_known < 2 else None)
             for size in space_sizes((32, 64, 128), projected.shape[1])
         ]
-        counts.append(min(max(mean_count(tried), bounds[0]), bounds[1]))
+        counts.append(min(max(median_count(tried), bounds[0]), bounds[1]))
     numbers, found = torch.unique(torch.tensor(counts, dtype=torch.float64), return_counts=True)
     curve = torch.stack([numbers, found / n_seeds, torch.zeros_like(numbers)], 1)
     return ClassCount(round(sum(counts) / n_seeds), curve, (min(counts), max(counts)))

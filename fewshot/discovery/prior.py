@@ -121,6 +121,8 @@ def check_evidence(features: Tensor, labels: Tensor, n_known: int, evidence: Evi
     -------
     EvidenceCheck
     """
+    if n_known == 0:
+        return EvidenceCheck(0, 0, 0, 0)
     rows = torch.nonzero(labels >= 0)[:, 0]
     known, owners = features[rows], labels[rows]
     parts = part_in_two(known, owners, torch.zeros_like(owners, dtype=torch.bool), n_known, evidence)

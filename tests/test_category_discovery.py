@@ -1,0 +1,192 @@
+"""CategoryDiscovery: the estimator over split and merge, and how it is kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from sklearn.base import clone
+from sklearn.metrics import adjusted_rand_score
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from fewshot import CategoryDiscovery, SemiSupervisedKMeans, estimate_n_classes, load_discoverer, save_discoverer
+from fewshot.discovery.attempts import space_sizes
+from fewshot.discovery.outliers import outlier_scores
+from fewshot.discovery.power import find_power
+from tests.discovery_mixtures import anisotropic, separated
+
+
+def quick(**settings):
+    return CategoryDiscovery(n_dims=8, power=0.4).set_params(**settings)
+
+
+@parametrize_with_checks([quick(), CategoryDiscovery(n_dims=(2, 3), power=0.5)])
+def test_scikit_learn_contract(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def pool():
+    return anisotropic(1, n_classes=9, n_rows=540, n_features=24, n_known=5)
+
+
+@pytest.mark.parametrize("n_start", [None, 5, 7, 9, 13, 22])
+def test_classes_are_found_from_any_start(pool, n_start):
+    rows, truth, labels = pool
+    model = CategoryDiscovery(n_dims=(8, 16), n_start=n_start).fit(rows, labels)
+    assert (model.n_classes_, model.n_known_) == (9, 5)
+    assert adjusted_rand_score(truth, model.labels_) == 1.0
+    assert torch.equal(model.labels_[labels >= 0], labels[labels >= 0])
+    assert [size for size, _, _ in model.attempts_] == [8, 16]
+    assert [count for _, _, count in model.attempts_] == [9, 9]
+    assert model.warnings_ == []
+    assert model.trace_[-1].n_classes == 9
+
+
+def test_names_are_those_given_and_new_ones(pool):
+    rows, truth, labels = pool
+    names = [("wren", "crow", "jay", "tit", "rook")[label] if label >= 0 else -1 for label in labels.tolist()]
+    model = quick().fit(rows.numpy(), np.array(names, dtype=object))
+    assert model.classes_.tolist() == ["crow", "jay", "rook", "tit", "wren", *(f"new-0{i}" for i in range(1, 5))]
+    assert adjusted_rand_score(truth, model.transduction_) == 1.0
+
+
+def test_without_labels_it_says_what_its_number_rests_on(pool):
+    rows, truth, _ = pool
+    model = CategoryDiscovery(n_dims=8).fit(rows)
+    assert (model.n_known_, model.power_, model.power_curve_) == (0, 0.4, [])
+    assert model.warnings_[-1] == (
+        "0 classes are known, none can be hidden: the number of classes found rests on the guess power=0.4; label some "
+        "items of at least two classes"
+    )
+    assert adjusted_rand_score(truth, model.labels_) > 0.9
+
+
+def test_all_labelled_leaves_nothing_to_find(pool):
+    rows, truth, _ = pool
+    assert torch.equal(CategoryDiscovery(n_dims=8).fit(rows, truth).labels_, truth)
+
+
+@pytest.mark.parametrize("n_classes", [5, 8, 9, 12])
+def test_a_number_of_classes_can_be_asked_for(pool, n_classes):
+    rows, _, labels = pool
+    model = quick(n_classes=n_classes).fit(rows, labels)
+    assert model.n_classes_ == n_classes
+    assert len(model.attempts_) == 1
+
+
+def test_rows_that_were_not_in_the_pool_are_predicted(pool):
+    rows, truth, labels = pool
+    model = quick().fit(rows[:400], labels[:400])
+    assert torch.equal(model.predict(rows[:400]), model.labels_)
+    assert adjusted_rand_score(truth[400:], model.predict(rows[400:])) == 1.0
+    probabilities = model.predict_proba(rows[400:])
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(140))
+    assert torch.equal(probabilities.argmax(1), model.predict(rows[400:]))
+
+
+def test_outliers_lie_farther_than_known_items(pool):
+    rows, _, labels = pool
+    far = rows.clone()
+    far[3] += 40 * (rows[3] - rows[0])
+    model = quick(normalize=False).fit(far, torch.where(torch.arange(len(labels)) == 3, -1, labels))
+    assert model.outlier_score_[3] == 1.0
+    known = model.outlier_score_[labels >= 0].sort().values
+    assert float((known - torch.linspace(0, 1, len(known))).abs().max()) < 0.02  # ranks among themselves
+
+
+def test_outlier_scores_are_the_share_of_known_rows_nearer_to_their_mean():
+    rng = np.random.default_rng(0)
+    rows, labels = rng.normal(size=(30, 3)), rng.integers(0, 3, size=30)
+    is_known = rng.random(30) < 0.5
+    distances = np.array([np.linalg.norm(rows[i] - rows[labels == labels[i]].mean(0)) for i in range(30)])
+    expected = [np.mean(distances[is_known] < distance - 1e-12) for distance in distances]
+    tensors = (torch.from_numpy(part) for part in (rows, labels, is_known))
+    np.testing.assert_allclose(outlier_scores(*tensors, 3), expected)
+
+
+def test_what_is_saved_predicts_the_same(pool, tmp_path):
+    rows, _, labels = pool
+    names = np.array(["abcde"[label] if label >= 0 else "-1" for label in labels])
+    for model in (CategoryDiscovery(n_dims=(4, 8), progress=print), SemiSupervisedKMeans(9, n_init=1)):
+        model.set_params(random_state=3).fit(rows, names)
+        save_discoverer(model, tmp_path / "found.safetensors", {"extractor": "made up"})
+        restored, source = load_discoverer(tmp_path / "found.safetensors")
+        assert type(restored) is type(model)
+        assert restored.random_state == 3
+        assert source == {"extractor": "made up"}
+        assert restored.classes_.tolist() == model.classes_.tolist()
+        assert torch.equal(restored.predict(rows), model.predict(rows))
+        torch.testing.assert_close(restored.predict_proba(rows), model.predict_proba(rows))
+        assert torch.equal(restored.labels_, model.labels_)
+    assert "outlier_score" in CategoryDiscovery(n_dims=4).fit(rows, names).tensors()
+
+
+def test_a_file_that_is_no_discoverer_is_refused(tmp_path):
+    from fewshot.storage import save_tensors
+
+    save_tensors(tmp_path / "x.safetensors", {"a": torch.ones(1)}, kind="discoverer", metadata={"class": "PIM"})
+    with pytest.raises(ValueError, match=r"is not a whole discoverer \('settings'\): fit and save it again"):
+        load_discoverer(tmp_path / "x.safetensors")
+
+
+def test_the_seed_decides_and_global_state_does_not(pool):
+    rows, _, labels = pool
+    state = torch.get_rng_state()
+    first = CategoryDiscovery(n_dims=8, n_start=12, is_stochastic=True).fit(rows, labels)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.manual_seed(5)
+    second = clone(first).fit(rows, labels)
+    torch.set_rng_state(state)
+    assert torch.equal(first.labels_, second.labels_)
+    assert first.proposals_ == second.proposals_
+
+
+def test_progress_is_told():
+    rows, _, labels = separated(0, n_features=4, n_known=4, n_new=2)
+    told = []
+    CategoryDiscovery(n_dims=(2, 4), normalize=False, progress=lambda *what: told.append(what)).fit(rows, labels)
+    assert told[0] == ("2 dimensions", 1)
+    assert told[-1][0] == "4 dimensions"
+
+
+def test_power_depends_on_the_halves_hidden_and_nothing_else(pool):
+    rows, _, labels = pool
+    rows = rows - rows.mean(0)
+    curves = [
+        find_power(rows, labels, 5, generator=torch.Generator().manual_seed(seed), n_repeats=1).curve for seed in (0, 0)
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_spaces_are_as_large_as_there_are_directions():
+    assert space_sizes((32, 64, 128), 200) == [32, 64, 128]
+    assert space_sizes((32, 64, 128), 40) == [32, 40]
+    assert space_sizes((32, 64, 128), 7) == [7]
+
+
+def test_split_and_merge_counts_classes_too(pool):
+    rows, _, labels = pool
+    generator = torch.Generator().manual_seed(0)
+    found = estimate_n_classes(rows, labels, method="split-merge", generator=generator, n_seeds=2)
+    assert (found.n_classes, found.interval, found.curve.tolist()) == (9, (9, 9), [[9.0, 1.0, 0.0]])
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        torch.ones((20, 4)),
+        torch.ones((20, 4)) * torch.arange(20)[:, None] * 1e-20,
+        torch.randn((20, 4), generator=torch.Generator().manual_seed(0)).double() * 1e20,
+        torch.randn((20, 40), generator=torch.Generator().manual_seed(0)).half(),
+        torch.eye(20),
+    ],
+)
+@pytest.mark.parametrize("n_labelled", [0, 1, 4, 20])
+def test_degenerate_pools_give_an_answer(rows, n_labelled):
+    labels = torch.where(torch.arange(20) < n_labelled, torch.arange(20) % 4, -1)
+    model = CategoryDiscovery(n_dims=(3, 5)).fit(rows, labels)
+    assert torch.equal(model.labels_[labels >= 0], labels[labels >= 0])
+    assert model.n_classes_ >= max(1, min(4, n_labelled))
+    assert model.predict_proba(rows).isfinite().all()
+    assert model.outlier_score_.isfinite().all()
