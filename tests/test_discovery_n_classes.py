@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import silhouette_score
+from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.mixture import GaussianMixture
 
-from fewshot.discovery.count_scores import bic_scorer, hide_classes, silhouette
+from fewshot.discovery.count_scores import bic_scorer, hidden_class_scorer, hide_classes, silhouette
+from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.discovery.n_classes import N_CLASSES_METHODS, default_bounds, estimate_n_classes, search_counts
 
 methods = pytest.mark.parametrize("method", [name for name in N_CLASSES_METHODS if name != "split-merge"])
@@ -115,6 +116,7 @@ def test_the_answer_keeps_to_bounds_seed_and_hands_off(method):  # P20, P27, P29
 @methods
 def test_the_unit_of_features_changes_nothing(method):
     rows, labels = mixture(2, n_classes=6, n_known=4, n_each=15)
+    rows = rows.float()
     found = [
         estimate_n_classes(
             scale * rows, labels, method=method, bounds=(4, 9), generator=generator(), n_seeds=2
@@ -138,6 +140,9 @@ def test_nothing_to_estimate():
     rows = torch.arange(6.0)[:, None].repeat(4, 2)
     labels = torch.arange(6).repeat(4)
     assert estimate_n_classes(rows, labels, generator=generator()).n_classes == 6
+    apart = torch.randn(60, 2, generator=generator())
+    found = estimate_n_classes(apart, torch.arange(60) % 6, generator=generator())
+    assert (found.n_classes, len(found.curve)) == (6, 0)
     assert estimate_n_classes(torch.ones(30, 2), torch.full((30,), -1), generator=generator()).n_classes == 1
     found = estimate_n_classes(rows[:1], labels[:1] - 1, generator=generator())
     assert (found.n_classes, tuple(found.curve.shape), found.interval) == (1, (0, 3), (1, 1))
@@ -163,13 +168,22 @@ def test_errors_say_what_is_needed():
         estimate_n_classes(rows, few, method="hidden-classes", generator=generator())
 
 
-def test_a_large_pool_is_sampled_and_keeps_each_known_class():
+def test_a_large_pool_is_sampled_and_keeps_each_known_class(monkeypatch):
     rows, labels = mixture(4, n_each=40)
     rare = labels.clone()
     rare[rare == 4] = -1
     rare[7] = 4  # one row of its own
-    found = estimate_n_classes(rows, rare, method="silhouette", n_rows=60, generator=generator(), n_seeds=2)
-    assert 5 <= found.n_classes <= 13  # (60 + 5) // 5
+    seen = []
+    monkeypatch.setitem(N_CLASSES_METHODS, "silhouette", lambda *pool: seen.append(pool))
+    estimate_n_classes(rows, rare, method="silhouette", n_rows=60, generator=generator(), n_seeds=2)
+    some, known, bounds, _, _ = seen[0]
+    assert 60 <= len(some) <= 65
+    assert set(known.tolist()) == {-1, 0, 1, 2, 3, 4}
+    assert bounds == (5, len(some) // 5)
+    pairs = {(tuple(row), label) for row, label in zip(rows.tolist(), rare.tolist(), strict=True)}
+    drawn = {(tuple(row), label) for row, label in zip(some.tolist(), known.tolist(), strict=True)}
+    assert drawn <= pairs
+    assert len(drawn) == len(some)
 
 
 @given(st.integers(3, 12), st.integers(0, 2**20))
@@ -194,7 +208,18 @@ def test_silhouette_is_scikit_learns(seed, n_clusters):
     rows, labels = rng.normal(size=(25, 3)), rng.permutation(np.arange(25) % n_clusters * 3)
     labels[:1] = 100  # alone
     distances = torch.cdist(torch.from_numpy(rows), torch.from_numpy(rows))
-    assert abs(silhouette(distances, torch.from_numpy(labels)) - silhouette_score(rows, labels)) < 1e-9
+    for unit in (1.0, 1e12):
+        assert abs(silhouette(unit * distances, torch.from_numpy(labels)) - silhouette_score(rows, labels)) < 1e-9
+
+
+def test_hidden_classes_are_judged_by_their_labels_and_the_silhouette():
+    rows, labels = mixture(6, n_each=12, spread=1.5)
+    shown, is_hidden = hide_classes(labels, generator(3))
+    score = hidden_class_scorer(rows, labels, generator(3), n_init=2)
+    for number in (6, 9, 13):
+        found = semi_supervised_kmeans(rows, shown, number, generator=generator(8), n_init=2).labels
+        wanted = adjusted_rand_score(labels[is_hidden], found[is_hidden]) + silhouette_score(rows.numpy(), found)
+        assert abs(score(number, generator(8)) - wanted) < 1e-9
 
 
 def test_bic_is_scikit_learns():

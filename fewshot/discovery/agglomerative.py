@@ -48,9 +48,7 @@ def ward_tree(features: Tensor) -> Tensor:
         )
     if len(features) < 2:
         return torch.zeros((0, 2), dtype=torch.int64, device=features.device)
-    rows = features.double()
-    rows = (rows - rows.mean(0)) / (rows - rows.mean(0)).abs().amax().clamp(min=torch.finfo(rows.dtype).tiny)
-    merges = linkage(rows.cpu().numpy(), method="ward")[:, :2]
+    merges = linkage(features.double().cpu().numpy(), method="ward")[:, :2]
     return torch.from_numpy(merges).to(features.device, torch.int64)
 
 

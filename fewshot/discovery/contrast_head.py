@@ -86,4 +86,5 @@ def principal_basis(features: Tensor, n_dims: int) -> Tensor:
     for part in torch.split(features, _CHUNK):
         rows = l2_normalize(part.to(dtype)).double()
         moment += rows.mT @ rows
-    return torch.linalg.eigh(moment)[1].flip(1)[:, :n_dims].to(dtype)
+    directions: Tensor = torch.linalg.eigh(moment)[1].flip(1)[:, :n_dims]
+    return directions.to(dtype)

@@ -35,7 +35,6 @@ from fewshot.prototypes import l2_normalize
 __all__ = [
     "ContrastRound",
     "Discover",
-    "ProjectionHead",
     "discovery_step",
     "draw_batch",
     "fit_projection",

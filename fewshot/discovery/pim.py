@@ -20,7 +20,6 @@ from torch import Tensor
 
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.clustering_metrics import adjusted_rand_index, contingency_table
-from fewshot.discovery.centers import power_of_two
 from fewshot.discovery.estimator import CategoryDiscoverer
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.prototypes import one_hot
@@ -284,7 +283,6 @@ def _answers(rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 def _frame(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean row and the root of the mean squared distance to it, or 1."""
     shift = features.mean(0, dtype=torch.float64).to(features.dtype)
-    rows = features - shift
-    scale = power_of_two(rows.abs().amax())
-    length = (rows / scale).double().square().sum(1).mean().sqrt().to(features.dtype) * scale
+    total = torch.linalg.vector_norm(features - shift, dtype=torch.float64)
+    length = (total / len(features) ** 0.5).to(features.dtype)
     return shift, torch.where(length > 0, length, torch.ones_like(length))
