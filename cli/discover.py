@@ -50,6 +50,18 @@ def _n_classes(context: click.Context, parameter: click.Parameter, value: str) -
     return int(value)
 
 
+def _power(context: click.Context, parameter: click.Parameter, value: str) -> float | str:
+    if value == AUTO:
+        return value
+    try:
+        power = float(value)
+    except ValueError:
+        power = 0.0
+    if not 0 < power <= 1:
+        raise click.BadParameter(f"needs a number above 0, 1 at most, or {AUTO}; got {value!r}", context, parameter)
+    return power
+
+
 _data_options = bundle(
     click.option(
         "--features",
@@ -87,6 +99,14 @@ _method_options = bundle(
         callback=_n_classes,
         metavar=f"{AUTO}|N",
         help="Classes in all, the known ones included; auto: found from the rows, never from hidden labels.",
+    ),
+    click.option(
+        "--power",
+        default=AUTO,
+        callback=_power,
+        metavar=f"{AUTO}|X",
+        help="Of discovery: how much a row counts as evidence; more finds more classes. auto hides known classes and "
+        "takes what finds them once each.",
     ),
 )
 

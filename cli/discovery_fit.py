@@ -99,7 +99,7 @@ def find_classes(data: DiscoveryPool, settings: Mapping[str, Any], tell: Callabl
 def _build(settings: Mapping[str, Any]) -> Any:
     module, name = METHODS[settings["method"]]
     estimator = getattr(import_module(module), name)
-    wanted = {"n_classes": settings["n_classes"], "random_state": settings["seed"]}
+    wanted = {name: settings[name] for name in ("n_classes", "power")} | {"random_state": settings["seed"]}
     return estimator(**{key: value for key, value in wanted.items() if key in signature(estimator).parameters})
 
 

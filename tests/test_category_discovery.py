@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,9 +12,10 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fewshot import CategoryDiscovery, SemiSupervisedKMeans, estimate_n_classes, load_discoverer, save_discoverer
-from fewshot.discovery.attempts import space_sizes
+from fewshot.discovery.attempts import attempt, median_count, space_sizes
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.power import find_power
+from fewshot.discovery.space import principal_space, project
 from tests.discovery_mixtures import anisotropic, separated
 
 
@@ -190,3 +193,89 @@ def test_degenerate_pools_give_an_answer(rows, n_labelled):
     assert model.n_classes_ >= max(1, min(4, n_labelled))
     assert model.predict_proba(rows).isfinite().all()
     assert model.outlier_score_.isfinite().all()
+
+
+def test_the_number_is_the_median_of_what_the_spaces_find(pool):
+    counts = [SimpleNamespace(found=SimpleNamespace(n_components=count)) for count in (40, 7, 9)]
+    assert median_count(counts) == 9
+    rows, _, labels = pool
+    model = quick(n_dims=(1, 2, 8)).fit(rows, labels)
+    found = [count for _, _, count in model.attempts_]
+    assert model.n_classes_ == sorted(found)[1] != found[-1]
+
+
+def test_where_a_number_is_asked_for_the_largest_space_is_searched(pool):
+    rows, _, labels = pool
+    model = quick(n_classes=9, n_dims=(4, 8)).fit(rows, labels)
+    assert [size for size, _, _ in model.attempts_] == [8]
+
+
+def test_probabilities_are_those_of_gaussians_of_one_shape_to_the_power(pool):
+    rows, _, labels = pool
+    keep = torch.arange(540) % 9 * 60 < torch.arange(540)  # classes of different sizes
+    rows, labels = rows[keep].double(), labels[keep]
+    model = quick(power=0.3).fit(rows, labels)
+    state = {name: tensor.numpy() for name, tensor in model.tensors().items()}
+    unit = rows.numpy() / np.linalg.norm(rows.numpy(), axis=1, keepdims=True)
+    z, own = (unit - state["center"]) @ state["basis"], model.labels_.numpy()
+    scores = np.stack(
+        [np.log((own == k).sum()) - 0.5 * ((z - z[own == k].mean(0)) ** 2).sum(1) for k in range(9)], axis=1
+    )
+    expected = np.exp(0.3 * (scores - scores.max(1, keepdims=True)))
+    np.testing.assert_allclose(model.predict_proba(rows), expected / expected.sum(1, keepdims=True), atol=1e-8)
+
+
+def test_ids_of_classes_lead_to_the_proposals_that_made_them(pool):
+    rows, truth, labels = pool
+    sizes = torch.tensor([60, 60, 60, 60, 60, 20, 50, 30, 40])
+    keep = torch.arange(540) // 9 < sizes[truth]
+    model = quick().fit(rows[keep], labels[keep])
+    ids = model.component_ids_
+    assert ids[:5] == [0, 1, 2, 3, 4]
+    assert ids[5:] != sorted(ids[5:])
+    accepted = [p for p in model.proposals_ if p.is_accepted]
+    made = {p.children[1]: p.parents[0] for p in accepted if p.kind != "merge"}
+    assert {*ids[5:]} <= {*made}
+    projected = project(principal_space(rows[keep], 8), rows[keep])
+    found = attempt(projected, labels[keep], 5, generator=torch.Generator().manual_seed(0), power=0.4).found
+    assert [ids[k] for k in model.labels_.tolist()] == found.component_ids[found.labels].tolist()
+
+
+def test_concentration_has_its_say_in_the_power_and_in_the_number(pool):
+    rows, _, labels = pool
+    assert quick(concentration=1e-300).fit(rows, labels).n_classes_ == 5
+    projected = project(principal_space(rows, 4), rows)[:180]
+    first, second = (
+        attempt(projected, labels[:180], 5, generator=torch.Generator().manual_seed(0), concentration=value).search
+        for value in (1.0, 1e-300)
+    )
+    assert first.curve[0][1] > -0.5
+    assert second.curve[0][1] < -0.8  # hardly any of the hidden classes is found
+
+
+def test_rounds_and_start_are_those_asked_for(pool):
+    rows, _, labels = pool
+    model = quick(n_rounds=1, n_start=14).fit(rows, labels)
+    assert len(model.trace_) == 1
+    assert model.trace_[0].n_classes_before == 14
+    assert model.warnings_ == [
+        "split and merge had not settled after 1 rounds: the partition of most evidence is kept; more n_rounds may "
+        "change it"
+    ]
+    assert quick(n_start=14).fit(rows, labels).warnings_ == []
+
+
+def test_coins_ask_every_component_in_every_round(pool):
+    rows, _, labels = pool
+    model = quick(is_stochastic=True).fit(rows, labels)
+    assert len(model.trace_) > 1
+    for number, done in enumerate(model.trace_):
+        parted = [p for p in model.proposals_ if p.round == number and p.kind != "merge"]
+        assert len(parted) == done.n_classes_before
+
+
+def test_with_one_known_class_the_number_rests_on_the_guess(pool):
+    rows, _, labels = pool
+    model = CategoryDiscovery(n_dims=8).fit(rows, torch.where(labels == 0, 0, -1))
+    assert (model.n_known_, model.power_, model.power_curve_) == (1, 0.4, [])
+    assert model.warnings_[-1].startswith("1 classes are known, none can be hidden")

@@ -412,6 +412,14 @@ def test_features_are_left_as_they_came_and_double_stays_double():
     assert head.project(rows).dtype == trace[0].instance.dtype == torch.float64
 
 
+def test_half_precision_is_widened():
+    rows, labels, truth = toy()
+    head, trace = train(rows.half(), labels, truth)
+    wanted, _ = train(rows.half().float(), labels, truth)
+    assert trace[0].instance.dtype == torch.float32
+    assert torch.equal(head.weight, wanted.weight)
+
+
 @given(st.integers(2, 30), st.integers(0, 12), st.integers(1, 12), st.integers(0, 99))
 def test_a_batch_is_half_labelled_where_it_can_be(batch_size, n_labelled, n_free, seed):
     labels = torch.cat([torch.arange(n_labelled), torch.full((n_free,), -1)])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -10,12 +12,20 @@ from hypothesis import strategies as st
 from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.decomposition import PCA
 
+from fewshot.discovery import power as power_module
 from fewshot.discovery.evidence import TwoCovariance, log_split_ratio
 from fewshot.discovery.niw import NIWPrior
 from fewshot.discovery.parting import part_in_two
-from fewshot.discovery.power import find_power, hidings, two_covariance
+from fewshot.discovery.power import _crossing, find_power, hidings, surplus, two_covariance
 from fewshot.discovery.prior import EvidenceCheck, check_evidence, niw_prior
-from fewshot.discovery.space import fit_space, ledoit_wolf, principal_space, project, round_within
+from fewshot.discovery.space import (
+    fit_space,
+    ledoit_wolf,
+    principal_space,
+    project,
+    round_within,
+    within_covariance,
+)
 from fewshot.discovery.statistics import cluster_statistics
 from tests.discovery_mixtures import anisotropic, separated
 
@@ -188,3 +198,134 @@ def test_two_covariance_takes_what_is_above_the_spread_within():
     model = two_covariance(torch.tensor([3.0, 1.0, 0.5]), 0.3)
     assert isinstance(model, TwoCovariance)
     assert (model.between.tolist(), model.power) == ([2.0, 0.0, 0.0], 0.3)
+
+
+def _four_classes(n=24):
+    """Return centred rows of four classes six apart, each with a shape of its own, and labels of half of them."""
+    rng = np.random.default_rng(1)
+    truth = np.repeat(np.arange(4), n)
+    scales = np.exp(0.5 * rng.normal(size=(4, 4)))
+    rows = 6 / 2**0.5 * np.eye(4)[truth] + scales[truth] * rng.normal(size=(4 * n, 4))
+    labels = np.where(rng.random(4 * n) < 0.5, truth, -1)
+    return torch.from_numpy(rows - rows.mean(0)), torch.from_numpy(labels)
+
+
+def test_a_hiding_knows_the_shape_of_the_classes_kept_alone():
+    rows, labels = _four_classes()
+    for hiding in hidings(rows, labels, 4, n_repeats=1, generator=torch.Generator().manual_seed(0)):
+        is_kept = hiding.labels >= 0
+        residuals = torch.cat([rows[labels == k] - rows[labels == k].mean(0) for k in set(labels[is_kept].tolist())])
+        basis = torch.linalg.lstsq(rows, hiding.features).solution
+        within = basis.mT @ ledoit_wolf(residuals, len(residuals) - 2) @ basis
+        torch.testing.assert_close(within, torch.eye(4).double(), atol=1e-4, rtol=0)
+
+
+def test_surplus_counts_lost_and_found_classes_in_shares_of_the_hidden():
+    rows, labels = _four_classes()
+    hiding = hidings(rows, labels, 4, n_repeats=1, generator=torch.Generator().manual_seed(0))[0]
+    assert surplus(hiding, 1.0) == 0.0
+    assert surplus(hiding, 1.0, concentration=1e-300) == -1.0  # none of the hidden is found
+    assert surplus(hiding, 1e-6) == -1.0
+    assert surplus(hiding, 1.0, concentration=1e300) > 1.0
+
+
+def _search(monkeypatch, curve, n_known=4, **settings):
+    """Find a power where the surplus is a known function of log η; return the search and the calls."""
+    calls = []
+    monkeypatch.setattr(power_module, "surplus", lambda _, power, **__: calls.append(power) or curve(math.log(power)))
+    rows = torch.arange(2.0 * n_known)[:, None]
+    told = []
+    labels, generator = torch.arange(2 * n_known) % n_known, torch.Generator().manual_seed(0)
+    found = find_power(rows, labels, n_known, generator=generator, progress=told.append, **settings)
+    assert told == list(range(1, len(found.curve) + 1))
+    return found, calls
+
+
+@pytest.mark.parametrize("answer", [0.03, 0.11, 0.3, 0.57, 0.93])
+def test_a_straight_curve_is_crossed_where_it_is_zero(monkeypatch, answer):
+    found, _ = _search(monkeypatch, lambda log_power: 3 * (log_power - math.log(answer)))
+    assert found.power == pytest.approx(answer, rel=0.01)
+    assert len(found.curve) <= 8
+
+
+@pytest.mark.parametrize("answer", [0.03, 0.11, 0.3, 0.57, 0.93])
+def test_a_step_is_bracketed_by_its_bisections(monkeypatch, answer):
+    found, _ = _search(monkeypatch, lambda log_power: math.copysign(1.0, log_power - math.log(answer)), n_bisections=4)
+    tried = sorted(power for power, _ in found.curve)
+    assert max(power for power in tried if power < answer) / min(power for power in tried if power > answer) > 0.95
+    assert abs(math.log(found.power / answer)) < 0.4
+
+
+def test_a_curve_without_a_zero_ends_at_a_bound(monkeypatch):
+    found, _ = _search(monkeypatch, lambda _: 1.0, least=0.07)
+    assert found.power == pytest.approx(0.07)
+    assert [power for power, _ in found.curve] == pytest.approx([0.4, 0.2, 0.1, 0.07])
+    found, _ = _search(monkeypatch, lambda _: -1.0, least=0.07)
+    assert [power for power, _ in found.curve] == pytest.approx([0.4, 0.8, 1.0])
+    assert found.power == 1.0
+
+
+@pytest.mark.parametrize(("near", "n_tried"), [(0.4, 1), (0.2, 2), (math.sqrt(0.02), 4)])
+def test_a_surplus_of_nearly_none_is_the_answer_wherever_it_comes(monkeypatch, near, n_tried):
+    """At the guess, at its half, and in the middle between that and a quarter."""
+
+    def curve(log_power):
+        gap = log_power - math.log(near)
+        return 0.02 if abs(gap) < 1e-9 else math.copysign(1.0, gap)
+
+    found, _ = _search(monkeypatch, curve)
+    assert found.power == pytest.approx(near)
+    assert len(found.curve) == n_tried
+
+
+@pytest.mark.parametrize(("n_known", "n_hidings"), [(4, 6), (20, 6), (30, 4), (60, 2)])
+def test_as_many_halves_are_hidden_as_make_fifty_classes(monkeypatch, n_known, n_hidings):
+    _, calls = _search(monkeypatch, lambda _: 0.0, n_known=n_known)
+    assert calls == pytest.approx([0.4] * n_hidings)
+
+
+def test_the_crossing_is_that_of_the_line_through_the_four_nearest():
+    line = [(math.exp(x), 2 * (x + 1)) for x in (-2.0, -1.5, -0.6, -0.2)]
+    assert _crossing([(1e-9, 50.0), *line, (1e9, -70.0)], -1.2) == pytest.approx(math.exp(-1))
+    bent = [(math.exp(x), y) for x, y in ((-2.0, 1.0), (-1.5, 2.0), (-0.6, 3.0), (-0.2, 4.0))]
+    assert _crossing(bent, -1.2) == pytest.approx(math.exp(-2.0))  # no farther than what was tried
+    assert _crossing([(power, -value) for power, value in bent], -1.2) == pytest.approx(math.exp(-1.2))
+
+
+def test_without_two_labels_of_a_class_the_spread_within_is_a_tenth():
+    rows = torch.tensor([[3.0, 1.0], [-3.0, -1.0]]).double()
+    torch.testing.assert_close(within_covariance(rows, torch.tensor([0, -1]), 1), 0.5 * torch.eye(2).double())
+
+
+def test_directions_without_variance_are_left_out():
+    rng = np.random.default_rng(0)
+    rows = torch.from_numpy(rng.normal(size=(30, 2)) @ rng.normal(size=(2, 6)))
+    assert principal_space(rows, 5, normalize=False).basis.shape == (6, 2)
+    assert principal_space(rows, 1, normalize=False).basis.shape == (6, 1)
+
+
+def test_the_prior_has_the_strength_asked_for_and_the_most_likely_freedom():
+    rng = np.random.default_rng(0)
+    labels = torch.arange(240) % 4
+    rows = 9 * torch.from_numpy(rng.normal(size=(4, 3)))[labels] + torch.from_numpy(rng.normal(size=(240, 3)))
+    prior = niw_prior(rows, labels, 4, mean_strength=0.3)
+    assert float(prior.mean_strength) == 0.3
+    expected = within_covariance(rows, labels, 4)
+    torch.testing.assert_close(prior.scale / (prior.dof - 3 - 1), expected)  # Σ is that on average
+    classes = cluster_statistics(rows, labels, 4)
+    found = [
+        float(niw_prior(rows, labels, 4, mean_strength=0.3, factors=[factor]).log_evidence(classes).sum())
+        for factor in (1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
+    ]
+    assert float(prior.log_evidence(classes).sum()) == max(found)
+
+
+def test_checks_count_whole_classes_and_pairs_of_nearest():
+    rng = np.random.default_rng(0)
+    # Two classes on top of each other, one in two parts, one of three items far away.
+    labels = torch.tensor([0] * 20 + [1] * 20 + [2] * 20 + [3] * 3 + [-1] * 10)
+    centers = torch.zeros((73, 2)).double()
+    centers[40:50, 0], centers[50:60, 0], centers[60:63, 1], centers[63:] = 100, 120, 300, 1000
+    rows = centers + torch.from_numpy(rng.normal(size=(73, 2)))
+    model = TwoCovariance(torch.zeros(2).double(), torch.full((2,), 1e4).double(), 1.0)
+    assert check_evidence(rows, labels, 4, model) == EvidenceCheck(n_whole=2, n_classes=3, n_apart=2, n_pairs=4)

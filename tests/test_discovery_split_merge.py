@@ -17,13 +17,17 @@ from fewshot.discovery.reach import reach_n_components
 from fewshot.discovery.split_merge import (
     Partition,
     _each_once,
+    _Search,
+    _touched,
     discover_components,
     hard_em,
     near_pairs,
     start_partition,
 )
 from fewshot.discovery.statistics import cluster_statistics
+from fewshot.discovery.trace import proposals_of
 from tests.discovery_mixtures import separated
+from tests.reference.evidence_loops import two_covariance_log_evidence
 
 seeds = st.integers(0, 2**20)
 
@@ -179,8 +183,6 @@ def test_rows_are_untouched_and_no_global_state_is_used():
 
 
 def test_coins_fall_with_the_probability_of_the_ratio():
-    from fewshot.discovery.split_merge import _Search
-
     rows = torch.zeros((1, 1)).double()
     search = _Search(rows, torch.tensor([-1]), 0, _model(1), 1.0, 3, torch.Generator().manual_seed(0))
     for log_ratio, share in ((-1.2, math.exp(-1.2)), (0.4, 1.0), (-math.inf, 0.0)):
@@ -252,3 +254,185 @@ def test_a_number_that_cannot_be_reached_stops_short():
     rows, labels = torch.zeros((6, 2)).double(), torch.full((6,), -1)
     start = start_partition(rows, labels, 0)
     assert len(reach_n_components(rows, labels, 0, _model(2), start, 4).ids) == 1
+
+
+def _around(*centers, n=20, spread=1.0):
+    """Return ``n`` rows round each centre, and the number of the centre of each."""
+    rng = np.random.default_rng(0)
+    owners = np.repeat(np.arange(len(centers)), n)
+    rows = np.array(centers, dtype=float)[owners] + spread * rng.normal(size=(len(owners), len(centers[0])))
+    return torch.from_numpy(rows), torch.from_numpy(owners)
+
+
+@pytest.mark.parametrize("patience", [1, 2])
+def test_coins_stop_for_want_of_patience_and_the_best_partition_is_the_answer(patience):
+    rng = np.random.default_rng(2)
+    rows, labels, model = 2 * torch.from_numpy(rng.normal(size=(40, 2))), torch.full((40,), -1), _model(2, 4.0)
+    lost, stopped = 0.0, 0
+    for seed in range(10):
+        coins = torch.Generator().manual_seed(seed)
+        found = discover_components(rows, labels, 0, model, concentration=10.0, generator=coins, patience=patience)
+        values = [done.evidence for done in found.rounds]
+        best = int(np.argmax(values))
+        parts = [rows[found.labels == k].numpy() for k in range(found.n_components)]
+        each = [math.lgamma(len(z)) + two_covariance_log_evidence(z, np.zeros(2), np.full(2, 4.0)) for z in parts]
+        assert len(parts) * math.log(10.0) + sum(each) == pytest.approx(values[best], abs=1e-6)
+        assert found.n_components == found.rounds[best].n_classes
+        assert found.is_converged or len(values) - 1 - best == patience
+        lost = max(lost, values[best] - values[-1])
+        stopped += not found.is_converged
+    assert lost > 0.1  # somewhere the last partition is not the best
+    assert stopped > 0
+
+
+def test_each_round_of_coins_asks_every_component_and_no_id_comes_twice():
+    rng = np.random.default_rng(4)
+    rows = torch.from_numpy(rng.normal(size=(60, 2)) * 2)
+    labels = torch.where(torch.arange(60) < 4, torch.arange(60) % 2, -1)
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        found = discover_components(
+            rows, labels, 2, _model(2, 4.0), generator=generator, patience=99, n_rounds=8, concentration=3.0
+        )
+        for number, done in enumerate(found.rounds):
+            parted = [p.parents[0] for p in found.proposals if p.round == number and p.kind != "merge"]
+            assert len(parted) == len(set(parted)) == done.n_classes_before
+        made = [p.children[1] for p in found.proposals if p.is_accepted and p.kind != "merge"]
+        assert len(made) == len({0, 1, *made}) - 2
+        assert {*found.component_ids.tolist()} <= {0, 1, *made}
+        for proposal in found.proposals:
+            if proposal.is_accepted:
+                assert proposal.children[0] == min(proposal.parents)
+            else:
+                assert proposal.children == ()
+
+
+def test_what_no_row_has_entered_or_left_is_not_asked_again():
+    rows, truth = _around((0, 0), (400, 0), (0, 40), (0, 60))
+    labels = torch.where((truth < 2) & (torch.arange(80) % 2 == 0), truth, -1)
+    found = discover_components(rows, labels, 2, _model(2, between=400.0))
+    assert len(found.rounds) > 2
+    assert [p.round for p in found.proposals if p.parents == (1,)] == [0]
+
+
+@given(seeds)
+def test_components_are_touched_where_their_rows_are_others(seed):
+    rng = np.random.default_rng(seed)
+    ids = [np.sort(rng.choice(9, size=k, replace=False)) for k in (4, 5)]
+    owners = [rng.integers(0, 4, size=12), rng.integers(0, 5, size=12)]
+    owners[1] = np.where(rng.random(12) < 0.7, np.searchsorted(ids[1], ids[0][owners[0]]).clip(0, 4), owners[1])
+    old, new = (
+        {int(i): set(np.flatnonzero(index[own] == i)) for i in index} for index, own in zip(ids, owners, strict=True)
+    )
+    expected = [new[int(i)] != old.get(int(i), set()) for i in ids[1]]
+    before, after = (Partition(torch.from_numpy(own), torch.from_numpy(i)) for own, i in zip(owners, ids, strict=True))
+    assert _touched(before, after).tolist() == expected
+
+
+def test_what_was_parted_in_a_round_is_not_merged_in_it():
+    rows, owners = _around((0, 0), (0.1, 0), (50, 0))
+    search = _Search(rows, torch.full((60,), -1), 0, _model(2), 1.0, 3, None, n_ids=10)
+    partition = Partition(owners, torch.tensor([3, 7, 9]))
+    kept, n_merges = search.merge(0, partition, torch.tensor([[3, 7]]))
+    assert (kept.ids.tolist(), n_merges) == ([3, 7, 9], 0)
+    refused = {p.parents: p for p in search.proposals}[3, 7]
+    assert (refused.log_ratio, refused.reason, refused.children) == (-math.inf, "parted in this round", ())
+    merged, n_merges = search.merge(1, partition, torch.tensor([[7, 9]]))
+    assert (merged.ids.tolist(), n_merges, merged.labels.tolist()) == ([3, 9], 1, [0] * 40 + [1] * 20)
+    accepted = [(p.parents, p.children) for p in search.proposals if p.is_accepted]
+    assert accepted == [((3, 7), (3,))]
+
+
+def test_reasons_are_told():
+    one, two = torch.zeros((7, 1), dtype=torch.int64), torch.zeros((7, 2), dtype=torch.int64)
+    kinds = ["split", "merge", "shed", "merge", "split", "merge", "shed"]
+    ratio = torch.tensor([-math.inf, -math.inf, 2.0, 2.0, -2.0, 0.0, -1.0])
+    taken = torch.tensor([False, False, True, False, True, False, False])
+    assert [p.reason for p in proposals_of(0, kinds, one, two, ratio, taken)] == [
+        "no two parts of two items each",
+        "parted in this round",
+        "log ratio 2.0, above 0",
+        "log ratio 2.0, above 0, but one of the two had a better partner",
+        "log ratio -2.0, accepted by chance",
+        "log ratio 0.0, not above 0",
+        "log ratio -1.0, not above 0",
+    ]
+
+
+def test_concentration_moves_every_ratio_and_the_objective_by_its_logarithm():
+    rows, truth = _around((0, 0), (30, 0), (60, 0), (90, 0))
+    labels = torch.where((truth < 1) & (torch.arange(80) % 2 == 0), 0, -1)
+    start = Partition(torch.where(truth == 3, 2 + torch.arange(80) % 2, truth.clamp(max=1)), torch.arange(4))
+    runs = [
+        discover_components(rows, labels, 1, _model(2, 900.0), start=start, concentration=value, n_rounds=1)
+        for value in (1.0, math.exp(2.0))
+    ]
+    assert torch.equal(runs[0].labels, runs[1].labels)
+    pairs = list(zip(*(run.proposals for run in runs), strict=True))
+    assert {one.kind for one, _ in pairs if math.isfinite(one.log_ratio)} == {"shed", "split", "merge"}
+    for one, other in pairs:
+        if math.isfinite(one.log_ratio):
+            assert other.log_ratio - one.log_ratio == pytest.approx(-2.0 if one.kind == "merge" else 2.0)
+    assert runs[1].rounds[0].evidence - runs[0].rounds[0].evidence == pytest.approx(2.0 * runs[0].n_components)
+
+
+def test_the_last_round_of_the_trace_has_the_likelihood_of_the_loop():
+    rows, truth = _around((0, 0, 0), (7, 0, 0), (0, 9, 0), n=15)
+    found = discover_components(rows, torch.where(truth < 1, 0, -1), 1, _model(3))
+    expected = 0.0
+    for k in range(found.n_components):
+        own = rows[found.labels == k].numpy()
+        for x in own:
+            expected += math.log(len(own) / 45) - 0.5 * ((x - own.mean(0)) ** 2 + math.log(2 * math.pi)).sum()
+    assert found.is_converged
+    assert found.rounds[-1].log_posterior == pytest.approx(expected, rel=1e-9)
+
+
+def test_a_round_that_only_merged_has_not_settled():
+    rows, truth = _around((0, 0), (300, 0))
+    start = Partition(torch.where(truth == 1, 1 + torch.arange(40) % 2, 0), torch.arange(3))
+    labels = torch.full((40,), -1)
+    once, twice = (
+        discover_components(rows, labels, 0, _model(2, 1e4), start=start, n_rounds=n_rounds) for n_rounds in (1, 20)
+    )
+    assert once.rounds[0][1:4] == (0, 0, 1)
+    assert (once.is_converged, twice.is_converged, len(twice.rounds)) == (False, True, 2)
+
+
+def test_a_start_is_drawn_from_unlabelled_rows_alone():
+    rows = torch.cat([torch.tensor([[-500.0], [500.0]]).repeat(10, 1), torch.linspace(-1, 1, 10)[:, None]])
+    labels = torch.where(torch.arange(30) < 20, 0, -1)
+    for seed in range(10):
+        start = start_partition(rows, labels, 1, 2, generator=torch.Generator().manual_seed(seed))
+        assert start.labels[:20].tolist() == [0] * 20
+        assert (start.labels[20:] == 1).any()
+
+
+def test_neighbours_are_the_nearest():
+    means = torch.tensor([[0.0], [10.0], [11.0], [30.0]])
+    pairs = list(zip(*(index.tolist() for index in near_pairs(means, 0, 1)), strict=True))
+    assert pairs == [(0, 1), (1, 2), (2, 3)]
+
+
+def test_the_way_to_a_number_starts_with_the_strongest_evidence():
+    rows, owners = _around((0, 0), (60, 0), (63, 0), (200, 0), (214, 0))
+    labels = torch.full((100,), -1)
+    parted = Partition(torch.tensor([0, 1, 1, 2, 2])[owners], torch.tensor([2, 5, 8]))
+    found = reach_n_components(rows, labels, 0, _model(2, 1e4), parted, 4)
+    assert _same(found.labels, torch.tensor([0, 1, 1, 2, 3])[owners])
+    assert found.ids.tolist() == [2, 5, 8, 9]
+    apart = Partition(owners, torch.arange(5))
+    assert _same(reach_n_components(rows, labels, 0, _model(2, 1e4), apart, 4).labels, owners - (owners > 1).long())
+    assert len(reach_n_components(rows, labels, 0, _model(2, 1e4), parted, 5).ids.unique()) == 5
+
+
+@pytest.mark.parametrize("n_components", [3, 5, 9])
+def test_no_row_would_leave_what_was_reached(n_components):
+    rows = 3 * torch.from_numpy(np.random.default_rng(0).normal(size=(150, 2)))
+    labels = torch.where(torch.arange(150) < 6, torch.arange(150) % 3, -1)
+    start = start_partition(rows, labels, 3, 6, generator=torch.Generator().manual_seed(0))
+    reached = reach_n_components(rows, labels, 3, _model(2, 9.0), start, n_components).labels.numpy()
+    means = np.stack([rows.numpy()[reached == k].mean(0) for k in range(n_components)])
+    shares = np.bincount(reached) / 150
+    scores = np.log(shares) - 0.5 * ((rows.numpy()[:, None] - means) ** 2).sum(2)
+    assert (scores.argmax(1) == reached)[6:].all()

@@ -29,6 +29,7 @@ COMMANDS = [
         "learn",
         "predict",
         "forget",
+        "discover",
         "methods",
     )
 ]

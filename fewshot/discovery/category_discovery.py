@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot.checks import check_positive
 from fewshot.discovery.attempts import Attempt, attempt, median_count, space_sizes
 from fewshot.discovery.estimator import ArrayLike, CategoryDiscoverer, like
 from fewshot.discovery.outliers import outlier_scores
@@ -131,6 +132,7 @@ class CategoryDiscovery(CategoryDiscoverer):
     def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
         asked = None if self.n_classes == "auto" else self._count(features, labels, n_known, generator)
         sizes = [self.n_dims] if isinstance(self.n_dims, int) else self.n_dims
+        self._check_settings(sizes)
         principal = principal_space(features, max(sizes), normalize=self.normalize)
         projected = project(principal, features, normalize=self.normalize)
         sizes = space_sizes(sizes, projected.shape[1])[-1 if asked else 0 :]
@@ -150,6 +152,13 @@ class CategoryDiscovery(CategoryDiscoverer):
         self._space = DiscoverySpace(principal.center, principal.basis @ last.basis, last.variances)
         self._keep(rows, labels, partition)
         return partition.labels
+
+    def _check_settings(self, sizes: Sequence[int]) -> None:
+        if self.power != "auto" and not (not isinstance(self.power, str) and 0 < self.power <= 1):
+            raise ValueError(f"power must be above 0 and 1 at most, or 'auto', got {self.power!r}")
+        if len(sizes) == 0 or min(sizes) < 1:
+            raise ValueError(f"n_dims must be a positive number, or several, got {self.n_dims!r}")
+        check_positive("concentration", self.concentration)
 
     def _keep(self, rows: Tensor, labels: Tensor, partition: Partition) -> None:
         n_components = len(partition.ids)

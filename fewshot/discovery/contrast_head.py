@@ -21,7 +21,8 @@ class ProjectionHead(nn.Module):
     Parameters
     ----------
     basis : Tensor (n_features, n_dims)
-        B, kept as it is: ``torch.eye(n_features)``, or `principal_basis`. Its dtype is that of the parameters.
+        B, kept as it is: ``torch.eye(n_features)``, or `principal_basis`. Its dtype, at least
+        float32, is that of the parameters.
     n_hidden : int
         Width of the hidden layer; default 0: R is linear.
     generator : torch.Generator, optional
@@ -45,8 +46,9 @@ class ProjectionHead(nn.Module):
 
     def __init__(self, basis: Tensor, *, n_hidden: int = 0, generator: torch.Generator | None = None) -> None:
         super().__init__()
+        basis = basis.detach().to(torch.promote_types(basis.dtype, torch.float32), copy=True)
         n_dims = basis.shape[1]
-        self.register_buffer("basis", basis.detach().clone())
+        self.register_buffer("basis", basis)
         self.weight = nn.Parameter(basis.new_zeros((n_dims, n_hidden or n_dims)))
         self.register_parameter("hidden", None)
         if n_hidden:
