@@ -279,3 +279,13 @@ def test_with_one_known_class_the_number_rests_on_the_guess(pool):
     model = CategoryDiscovery(n_dims=8).fit(rows, torch.where(labels == 0, 0, -1))
     assert (model.n_known_, model.power_, model.power_curve_) == (1, 0.4, [])
     assert model.warnings_[-1].startswith("1 classes are known, none can be hidden")
+
+
+def test_the_space_is_that_of_unit_rows_or_of_rows_as_they_are(pool):
+    rows, _, labels = pool
+    rows = rows.double() * torch.linspace(1, 3, len(rows))[:, None]
+    for normalize, seen in ((True, rows / rows.norm(dim=1, keepdim=True)), (False, rows)):
+        state = quick(normalize=normalize).fit(rows, labels).tensors()
+        torch.testing.assert_close(state["center"], seen.mean(0))
+        spread = ((seen - seen.mean(0)) @ state["basis"]).square().mean(0)
+        torch.testing.assert_close(spread, state["variances"])

@@ -358,6 +358,13 @@ def test_a_round_is_adam_on_the_sum_of_the_losses(supervised_weight):
     np.testing.assert_allclose(found.weight.detach(), head.weight.detach(), atol=1e-7)
 
 
+def test_the_weight_and_the_temperature_are_those_of_the_released_code():
+    rows, labels, truth = toy()
+    found, _ = train(rows, labels, truth)
+    wanted, _ = train(rows, labels, truth, supervised_weight=0.35, temperature=1.0)
+    assert torch.equal(found.weight, wanted.weight)
+
+
 def test_views_are_noise_within_classes_and_dropout():
     rows, labels, truth = toy()
     settings = {"n_rounds": 1, "n_steps": 2}
@@ -399,6 +406,14 @@ def test_the_e_step_sees_the_projected_rows_and_the_shown_labels():
     assert trace[1].held_out_accuracy == pytest.approx(float(is_right.double().mean()))
 
 
+def test_a_held_out_label_is_as_good_as_none():
+    rows, labels, truth = toy()
+    is_held_out = (labels == 10) & (torch.arange(len(labels)) % 16 < 8)
+    head, _ = train(rows, labels, truth, is_held_out=is_held_out)
+    wanted, _ = train(rows, labels.masked_fill(is_held_out, -1), truth)
+    assert torch.equal(head.weight, wanted.weight)
+
+
 def test_without_held_out_rows_there_is_no_accuracy():
     assert train(*toy())[1][0].held_out_accuracy is None
 
@@ -410,6 +425,15 @@ def test_features_are_left_as_they_came_and_double_stays_double():
     assert torch.equal(rows, copies[0])
     assert torch.equal(labels, copies[1])
     assert head.project(rows).dtype == trace[0].instance.dtype == torch.float64
+
+
+def test_the_length_of_rows_means_nothing():
+    rows, labels, truth = toy()
+    lengths = 2.0 ** (torch.arange(len(rows)) % 7)[:, None]
+    head, trace = train(lengths * rows, labels, truth)
+    wanted, same = train(rows, labels, truth)
+    np.testing.assert_allclose(trace[0].instance, same[0].instance, rtol=1e-4)
+    np.testing.assert_allclose(head.weight.detach(), wanted.weight.detach(), atol=1e-4)
 
 
 def test_half_precision_is_widened():

@@ -159,3 +159,13 @@ def test_ratios_are_mirror_images_and_what_the_objective_changes_by(seed, concen
             model, two, concentration=concentration
         )
         torch.testing.assert_close(gain, split[0], rtol=1e-9, atol=1e-8)
+
+
+def test_an_empty_cluster_adds_nothing_to_the_objective():
+    rng = np.random.default_rng(0)
+    rows, labels = _rows(rng, 9, 2), np.array([0, 2] * 4 + [2])
+    for model in _models(rng, 2):
+        whole = collapsed_objective(model, _statistics(rows, 4, labels), concentration=3.0)
+        torch.testing.assert_close(
+            whole, collapsed_objective(model, _statistics(rows, 2, labels // 2), concentration=3.0)
+        )

@@ -329,3 +329,23 @@ def test_checks_count_whole_classes_and_pairs_of_nearest():
     rows = centers + torch.from_numpy(rng.normal(size=(73, 2)))
     model = TwoCovariance(torch.zeros(2).double(), torch.full((2,), 1e4).double(), 1.0)
     assert check_evidence(rows, labels, 4, model) == EvidenceCheck(n_whole=2, n_classes=3, n_apart=2, n_pairs=4)
+
+
+def test_shrinkage_stops_at_a_multiple_of_the_identity():
+    rng = np.random.default_rng(0)
+    shares = []
+    for _ in range(9):
+        rows = rng.normal(size=(4, 3))
+        expected, share = sklearn_ledoit_wolf(rows, assume_centered=True)
+        np.testing.assert_allclose(ledoit_wolf(torch.from_numpy(rows), 4.0), expected, rtol=1e-9, atol=1e-12)
+        shares.append(share)
+    assert max(shares) == 1.0
+
+
+def test_one_pair_of_labelled_rows_makes_no_singular_covariance():
+    rows = torch.tensor([[1.0, 2.0, 0.0], [3.0, -1.0, 1.0], [0.0, 5.0, 9.0]]).double()
+    gap = rows[0] - rows[1]
+    found = within_covariance(rows, torch.tensor([0, 0, -1]), 1)
+    expected = 0.5 * torch.outer(gap, gap) + 1e-6 * 0.5 * 14 / 3 * torch.eye(3).double()
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    assert (torch.linalg.cholesky_ex(found).info == 0).all()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewshot.discovery.evidence import TwoCovariance, collapsed_objective
-from fewshot.discovery.parting import part_in_two
+from fewshot.discovery.parting import part_in_two, two_means
 from fewshot.discovery.prior import niw_prior
 from fewshot.discovery.reach import reach_n_components
 from fewshot.discovery.split_merge import (
@@ -436,3 +436,70 @@ def test_no_row_would_leave_what_was_reached(n_components):
     shares = np.bincount(reached) / 150
     scores = np.log(shares) - 0.5 * ((rows.numpy()[:, None] - means) ** 2).sum(2)
     assert (scores.argmax(1) == reached)[6:].all()
+
+
+def test_two_means_of_which_one_has_no_row_stay_so():
+    rows, owners = _around((3, 0), (5, 40), n=8)
+    is_second = torch.arange(16) >= 12  # in the second component alone
+    bound = torch.zeros(16, dtype=torch.bool)
+    found = two_means(rows, owners, bound, is_second, 2, n_steps=10)
+    assert not found[:8].any()
+    assert found[8:].any()
+
+
+def test_the_widest_direction_is_the_start():
+    rows, truth = _around((-6, 0, 0, 0), (6, 0, 0, 0))
+    rows = torch.cat([rows, rows.flip(1) + 90])
+    owners, free = torch.arange(80) // 40, torch.zeros(80, dtype=torch.bool)
+    parts = part_in_two(rows, owners, free, 2, _model(4), n_axes=1, n_steps=0)
+    for component in (0, 1):
+        assert _same(parts.is_second[owners == component].long(), truth)
+
+
+def test_what_may_leave_starts_on_one_side_of_the_labelled_rows():
+    rows, truth = _around((0.0,), (20.0,), (200.0,), n=10)
+    parts = part_in_two(rows, torch.zeros_like(truth), truth == 0, 1, _model(1), n_axes=1, n_steps=0)
+    assert torch.equal(parts.is_second, truth > 0)
+
+
+def test_parting_is_the_loop():
+    rng = np.random.default_rng(0)
+    rows = rng.exponential(size=(50, 2)) ** 2 * [5.0, 1.0]
+    centred = rows - rows.mean(0)
+    side = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1] > 0
+    n_moving = 0
+    for _ in range(10):
+        centers = np.stack([rows[~side].mean(0), rows[side].mean(0)])
+        before, side = side, ((rows[:, None] - centers) ** 2).sum(2).argmin(1) == 1
+        n_moving += (side != before).any()
+    assert 1 < n_moving < 10
+    free = torch.zeros(50, dtype=torch.bool)
+    parts = part_in_two(torch.from_numpy(rows), free.long(), free, 1, _model(2), n_axes=1)
+    assert _same(parts.is_second, torch.from_numpy(side))
+
+
+def test_a_labelled_class_without_a_row_keeps_its_place():
+    rows, labels = torch.tensor([[0.0], [0.1], [9.0]]).double(), torch.tensor([0, -1, 2])
+    settled = hard_em(rows, labels, 3, Partition(torch.tensor([0, 3, 2]), torch.arange(4)))
+    assert settled.ids.tolist() == [0, 1, 2, 3]
+    assert settled.labels.tolist() == [0, 3, 2]
+
+
+def test_what_is_purged_before_the_merges_is_told():
+    rows, owners = _around((0, 0), (90, 0))
+    search = _Search(rows, torch.full((40,), -1), 0, _model(2), 1.0, 3, None)
+    after = search.round(0, Partition(2 * owners, torch.tensor([0, 4, 5])), torch.zeros(3, dtype=torch.bool))
+    assert after.ids.tolist() == [0, 5]
+    assert search.rounds[0][:6] == (3, 0, 0, 0, 1, 2)
+
+
+def test_chunks_change_nothing(monkeypatch):
+    from fewshot.discovery import parting, split_merge, statistics
+
+    rows, _, labels = separated(3, n_features=3, n_known=2, n_new=2)
+    whole = discover_components(rows, labels, 2, _model(3))
+    for module, size in ((parting, 7), (split_merge, 1), (statistics, 7)):
+        monkeypatch.setattr(module, "_CHUNK", size)
+    found = discover_components(rows, labels, 2, _model(3))
+    assert torch.equal(found.labels, whole.labels)
+    assert found.rounds[-1].log_posterior == pytest.approx(whole.rounds[-1].log_posterior, rel=1e-9)

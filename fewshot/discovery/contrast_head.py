@@ -21,8 +21,8 @@ class ProjectionHead(nn.Module):
     Parameters
     ----------
     basis : Tensor (n_features, n_dims)
-        B, kept as it is: ``torch.eye(n_features)``, or `principal_basis`. Its dtype, at least
-        float32, is that of the parameters.
+        B, kept as it is: ``torch.eye(n_features)``, or `principal_basis`. The parameters have its dtype; half
+        precision is widened to float32.
     n_hidden : int
         Width of the hidden layer; default 0: R is linear.
     generator : torch.Generator, optional
