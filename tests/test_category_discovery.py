@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,7 +13,7 @@ from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from fewshot import CategoryDiscovery, SemiSupervisedKMeans, estimate_n_classes, load_discoverer, save_discoverer
-from fewshot.discovery.attempts import attempt, median_count, space_sizes
+from fewshot.discovery.attempts import attempt, median_count
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.power import find_power
 from fewshot.discovery.space import principal_space, project
@@ -162,10 +163,34 @@ def test_power_depends_on_the_halves_hidden_and_nothing_else(pool):
     assert curves[0] == curves[1]
 
 
-def test_spaces_are_as_large_as_there_are_directions():
-    assert space_sizes((32, 64, 128), 200) == [32, 64, 128]
-    assert space_sizes((32, 64, 128), 40) == [32, 40]
-    assert space_sizes((32, 64, 128), 7) == [7]
+def test_spaces_are_no_larger_than_there_are_directions(pool):
+    rows, _, labels = pool
+    assert [size for size, _, _ in CategoryDiscovery(n_dims=(8, 20, 30)).fit(rows, labels).attempts_] == [8, 20, 24]
+    assert [size for size, _, _ in CategoryDiscovery(n_dims="auto").fit(rows, labels).attempts_] == [8, 10, 20]
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"power": 0}, "power must be above 0 and 1 at most, or 'auto', got 0"),
+        ({"power": "high"}, "power must be above 0 and 1 at most, or 'auto', got 'high'"),
+        ({"n_dims": ()}, "n_dims must be a positive whole number, several, or 'auto', got ()"),
+        ({"n_dims": (8, 0)}, "n_dims must be a positive whole number, several, or 'auto', got (8, 0)"),
+        ({"n_dims": "many"}, "n_dims must be a positive whole number, several, or 'auto', got 'many'"),
+        ({"concentration": 0}, "concentration must be positive, got 0"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused(pool, settings, words):
+    with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+        CategoryDiscovery(**settings).fit(pool[0], pool[2])
+
+
+def test_ids_of_what_was_asked_for_are_not_those_of_what_was_merged_away(pool):
+    rows, _, labels = pool
+    model = quick(n_classes=14, n_start=22).fit(rows, labels)
+    gone = {p.parents[1] for p in model.proposals_ if p.kind == "merge" and p.is_accepted}
+    assert gone
+    assert not gone & set(model.component_ids_)
 
 
 def test_split_and_merge_counts_classes_too(pool):

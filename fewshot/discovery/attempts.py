@@ -34,15 +34,21 @@ class Attempt(NamedTuple):
     found: Discovery
 
 
-def space_sizes(sizes: Sequence[int], n_available: int) -> list[int]:
-    """Return the sizes of the spaces that a pool of ``n_available`` directions has, ascending.
+def space_sizes(n_dims: str | int | Sequence[int], n_known: int) -> list[int]:
+    """Return the sizes of the spaces to try, ascending.
+
+    "auto" is as many directions as there are known classes, twice and four times as many, within 8 and 256: classes
+    differ in no more directions than there are classes, and how many there are besides the known ones nobody knows.
+    64 where fewer than two classes are known.
 
     Examples
     --------
-    >>> space_sizes((32, 64, 128), 50)
-    [32, 50]
+    >>> space_sizes("auto", 25), space_sizes("auto", 3), space_sizes("auto", 0), space_sizes(32, 25)
+    ([25, 50, 100], [8, 12], [64], [32])
     """
-    return sorted({min(size, n_available) for size in sizes})
+    if isinstance(n_dims, str):
+        n_dims = [min(max(times * n_known, 8), 256) for times in (1, 2, 4)] if n_known >= 2 else 64
+    return sorted({n_dims} if isinstance(n_dims, int) else set(n_dims))
 
 
 def attempt(

@@ -39,15 +39,17 @@ class CategoryDiscovery(CategoryDiscoverer):
     power : "auto" or float
         How much an item counts, in (0, 1]: more finds more classes. "auto" hides known classes and counts, see
         `fewshot.discovery.power`; 0.4 where fewer than two are known.
-    n_dims : int or sequence of int
-        Principal directions kept, default (32, 64, 128): the number of classes is the median of those found in each
-        of these spaces, and the classes are those of the last, brought to that number.
+    n_dims : "auto", int or sequence of int
+        Principal directions kept. Of several, the number of classes is the median of those found in each of these
+        spaces, and the classes are those of the largest, brought to that number. "auto": as many as there are known
+        classes, twice and four times as many, see `fewshot.discovery.attempts.space_sizes`.
     normalize : bool
         Whether rows are scaled to unit length first, default True.
     concentration : float
         α of the Dirichlet process, default 1.
     n_start : int, optional
-        Components at the start. Default: the known classes. Any number gives nearly the same answer.
+        Components at the start. Default: the known classes. Up to about three times the number of classes the answer
+        is nearly the same.
     n_rounds : int
         Of split and merge at most, default 20.
     is_stochastic : bool
@@ -109,7 +111,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         n_classes: str | int = "auto",
         *,
         power: str | float = "auto",
-        n_dims: int | Sequence[int] = (32, 64, 128),
+        n_dims: str | int | Sequence[int] = "auto",
         normalize: bool = True,
         concentration: float = 1.0,
         n_start: int | None = None,
@@ -131,33 +133,40 @@ class CategoryDiscovery(CategoryDiscoverer):
 
     def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
         asked = None if self.n_classes == "auto" else self._count(features, labels, n_known, generator)
-        sizes = [self.n_dims] if isinstance(self.n_dims, int) else self.n_dims
-        self._check_settings(sizes)
-        principal = principal_space(features, max(sizes), normalize=self.normalize)
+        self._check_settings()
+        sizes = space_sizes(self.n_dims, n_known)
+        principal = principal_space(features, sizes[-1], normalize=self.normalize)
         projected = project(principal, features, normalize=self.normalize)
-        sizes = space_sizes(sizes, projected.shape[1])[-1 if asked else 0 :]
+        sizes = sorted({min(size, projected.shape[1]) for size in sizes})[-1 if asked else 0 :]
         attempts = [self._attempt(projected[:, :size], labels, n_known, generator) for size in sizes]
         last = attempts[-1]
         rows = projected @ last.basis.to(projected.dtype)
         evidence = two_covariance(last.variances, last.search.power)
         partition = reach_n_components(
-            rows, labels, n_known, evidence, last.found.partition, asked or median_count(attempts)
+            rows,
+            labels,
+            n_known,
+            evidence,
+            last.found.partition,
+            asked or median_count(attempts),
+            next_id=last.found.next_id,
         )
         counts = [each.found.n_components for each in attempts]
         self.attempts_ = list(zip(sizes, [each.search.power for each in attempts], counts, strict=True))
         self.power_, self.power_curve_ = last.search
         self.trace_, self.proposals_ = last.found.rounds, last.found.proposals
-        self.evidence_check_ = check_evidence(rows, labels, n_known, evidence)
+        self.evidence_check_ = check_evidence(rows, labels, n_known, evidence, concentration=self.concentration)
         self.warnings_ = self._warnings(n_known, last.found)
         self._space = DiscoverySpace(principal.center, principal.basis @ last.basis, last.variances)
         self._keep(rows, labels, partition)
         return partition.labels
 
-    def _check_settings(self, sizes: Sequence[int]) -> None:
+    def _check_settings(self) -> None:
         if self.power != "auto" and not (not isinstance(self.power, str) and 0 < self.power <= 1):
             raise ValueError(f"power must be above 0 and 1 at most, or 'auto', got {self.power!r}")
-        if len(sizes) == 0 or min(sizes) < 1:
-            raise ValueError(f"n_dims must be a positive number, or several, got {self.n_dims!r}")
+        sizes = [self.n_dims] if isinstance(self.n_dims, (int, str)) else list(self.n_dims)
+        if self.n_dims != "auto" and not (sizes and all(isinstance(size, int) and size >= 1 for size in sizes)):
+            raise ValueError(f"n_dims must be a positive whole number, several, or 'auto', got {self.n_dims!r}")
         check_positive("concentration", self.concentration)
 
     def _keep(self, rows: Tensor, labels: Tensor, partition: Partition) -> None:

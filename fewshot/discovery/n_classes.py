@@ -233,13 +233,13 @@ def _split_merge(
 ) -> ClassCount:
     """Count what split and merge finds; the score of a number is the share of seeds that found it."""
     n_known = int(labels.max()) + 1
-    principal = principal_space(features, 128)
-    projected = project(principal, features)
+    sizes = space_sizes("auto", n_known)
+    projected = project(principal_space(features, sizes[-1]), features)
     counts = []
     for _ in range(n_seeds):
         tried = [
             attempt(projected[:, :size], labels, n_known, generator=generator, power=0.4 if n_known < 2 else None)
-            for size in space_sizes((32, 64, 128), projected.shape[1])
+            for size in sorted({min(size, projected.shape[1]) for size in sizes})
         ]
         counts.append(min(max(median_count(tried), bounds[0]), bounds[1]))
     numbers, found = torch.unique(torch.tensor(counts, dtype=torch.float64), return_counts=True)

@@ -27,7 +27,7 @@ def outlier_scores(features: Tensor, labels: Tensor, is_reference: Tensor, n_clu
     Returns
     -------
     Tensor (n,)
-        The share of reference rows that lie nearer, in [0, 1).
+        The share of reference rows that lie nearer, in [0, 1].
 
     Examples
     --------

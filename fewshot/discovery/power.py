@@ -6,7 +6,7 @@ turn,
 
     s(η) = mean over hidings of  [ K(η; half of the known classes hidden) - K(η; none hidden) ] / n_hidden
 
-falls through 0 at the power sought. Both counts are of the same pool in the same space, which knows only the classes
+rises through 0 at the power sought. Both counts are of the same pool in the same space, which knows only the classes
 not hidden, so that a hidden class is as new to it as an unknown one is.
 """
 

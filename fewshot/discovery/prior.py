@@ -103,7 +103,9 @@ def niw_prior(
     return max(found, key=lambda candidate: candidate[0])[1]
 
 
-def check_evidence(features: Tensor, labels: Tensor, n_known: int, evidence: Evidence) -> EvidenceCheck:
+def check_evidence(
+    features: Tensor, labels: Tensor, n_known: int, evidence: Evidence, *, concentration: float = 1.0
+) -> EvidenceCheck:
     """Ask a model of one class, before anything is fitted, whether it agrees with the labels.
 
     Every labelled class is parted by 2-means: its halves should want to merge. Every labelled class is held against its
@@ -116,6 +118,8 @@ def check_evidence(features: Tensor, labels: Tensor, n_known: int, evidence: Evi
         In [0, n_known), or -1.
     n_known : int
     evidence : Evidence
+    concentration : float
+        α of the Dirichlet process, default 1.
 
     Returns
     -------
@@ -125,12 +129,13 @@ def check_evidence(features: Tensor, labels: Tensor, n_known: int, evidence: Evi
         return EvidenceCheck(0, 0, 0, 0)
     rows = torch.nonzero(labels >= 0)[:, 0]
     known, owners = features[rows], labels[rows]
-    parts = part_in_two(known, owners, torch.zeros_like(owners, dtype=torch.bool), n_known, evidence)
+    is_bound = torch.zeros_like(owners, dtype=torch.bool)
+    parts = part_in_two(known, owners, is_bound, n_known, evidence, concentration=concentration)
     classes = cluster_statistics(known, owners, n_known)
     is_large = classes.counts >= 4
     n_whole = int((is_large & (parts.log_ratio <= 0)).sum())
     if n_known < 2:
         return EvidenceCheck(n_whole, int(is_large.sum()), 0, 0)
     nearest = torch.cdist(classes.means, classes.means).fill_diagonal_(torch.inf).argmin(1)
-    is_apart = log_split_ratio(evidence, classes, classes.at(nearest)) > 0
+    is_apart = log_split_ratio(evidence, classes, classes.at(nearest), concentration=concentration) > 0
     return EvidenceCheck(n_whole, int(is_large.sum()), int(is_apart.sum()), n_known)

@@ -15,7 +15,14 @@ __all__ = ["reach_n_components"]
 
 @torch.no_grad()
 def reach_n_components(
-    features: Tensor, labels: Tensor, n_known: int, evidence: Evidence, partition: Partition, n_components: int
+    features: Tensor,
+    labels: Tensor,
+    n_known: int,
+    evidence: Evidence,
+    partition: Partition,
+    n_components: int,
+    *,
+    next_id: int | None = None,
 ) -> Partition:
     """Merge or part, those first for which there is most evidence, until there are ``n_components``.
 
@@ -29,27 +36,33 @@ def reach_n_components(
     partition : Partition
     n_components : int
         At least n_known.
+    next_id : int, optional
+        What the next component that is made is called. Default: above all in ``partition``.
 
     Returns
     -------
     Partition
         With fewer components where none can be parted any more.
     """
+    next_id = int(partition.ids.max()) + 1 if next_id is None else next_id
     for _ in range(2 * (abs(len(partition.ids) - n_components) + 1)):
         missing = n_components - len(partition.ids)
         if missing == 0:
             break
-        step = _part_best if missing > 0 else _merge_best
-        changed = step(features, labels, n_known, evidence, partition, missing)
+        if missing > 0:
+            changed = _part_best(features, labels, evidence, partition, missing, next_id)
+        else:
+            changed = _merge_best(features, n_known, evidence, partition)
         if len(changed.ids) == len(partition.ids):
             break
+        next_id = max(next_id, int(changed.ids.max()) + 1)
         settled = hard_em(features, labels, n_known, changed)
         partition = settled if len(settled.ids) == len(changed.ids) else changed  # EM may empty what was just parted
     return partition
 
 
 def _part_best(
-    features: Tensor, labels: Tensor, n_known: int, evidence: Evidence, partition: Partition, n_more: int
+    features: Tensor, labels: Tensor, evidence: Evidence, partition: Partition, n_more: int, next_id: int
 ) -> Partition:
     """Part the ``n_more`` components for which there is most evidence."""
     parts = part_in_two(features, partition.labels, labels >= 0, len(partition.ids), evidence)
@@ -58,12 +71,10 @@ def _part_best(
     n, new = len(partition.ids), torch.arange(len(best), device=best.device)
     place = torch.arange(n, device=best.device).index_copy(0, best, n + new)
     moved = torch.where(parts.is_second, place[partition.labels], partition.labels)
-    return Partition(moved, torch.cat([partition.ids, partition.ids.max() + 1 + new]))
+    return Partition(moved, torch.cat([partition.ids, next_id + new]))
 
 
-def _merge_best(
-    features: Tensor, labels: Tensor, n_known: int, evidence: Evidence, partition: Partition, missing: int
-) -> Partition:
+def _merge_best(features: Tensor, n_known: int, evidence: Evidence, partition: Partition) -> Partition:
     """Merge the pair for which there is most evidence."""
     n = len(partition.ids)
     statistics = cluster_statistics(features, partition.labels, n, with_scatters=evidence.needs_scatters)

@@ -72,6 +72,8 @@ class Discovery(NamedTuple):
     proposals : list of Proposal
     is_converged : bool
         The last round accepted nothing.
+    next_id : int
+        Above every id that was given.
     """
 
     labels: Tensor
@@ -79,6 +81,7 @@ class Discovery(NamedTuple):
     rounds: list[Round]
     proposals: list[Proposal]
     is_converged: bool
+    next_id: int
 
     @property
     def n_components(self) -> int:
@@ -168,7 +171,7 @@ def discover_components(
         if is_converged or n_worse >= patience:
             break
         is_open = _touched(before, partition) if generator is None else torch.ones_like(partition.ids, dtype=torch.bool)
-    return Discovery(best.labels, best.ids, search.rounds, search.proposals, is_converged)
+    return Discovery(best.labels, best.ids, search.rounds, search.proposals, is_converged, search.n_ids)
 
 
 @dataclass(eq=False)
