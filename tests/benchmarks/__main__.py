@@ -9,7 +9,7 @@ from __future__ import annotations
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import extraction, gpu, incremental, memory, speed
+from tests.benchmarks import discovery, extraction, gpu, incremental, memory, speed
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
     messages = Console(stderr=True)
     found = [
         row
-        for part in (speed, memory, incremental, extraction, gpu)
+        for part in (speed, memory, incremental, discovery, extraction, gpu)
         for row in part.rows(lambda name: messages.print(f"measuring {name} …", style="dim"))
     ]
     table = Table("what", "measured", "target", "")
