@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from fewshot.arrays import ArrayLike, like
 from fewshot.checks import check_positive
 from fewshot.discovery.attempts import Attempt, attempt, median_count, space_sizes
-from fewshot.discovery.estimator import ArrayLike, CategoryDiscoverer, like
+from fewshot.discovery.estimator import CategoryDiscoverer
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.power import two_covariance
 from fewshot.discovery.prior import EvidenceCheck, check_evidence

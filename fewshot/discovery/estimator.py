@@ -12,16 +12,15 @@ import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator, ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from fewshot.checks import check_finite
+from fewshot.arrays import ArrayLike, like, read_features
 from fewshot.discovery.n_classes import estimate_n_classes
 from fewshot.labels import in_order, label_array, plain
 
 __all__ = ["ArrayLike", "CategoryDiscoverer", "Labels"]
 
-ArrayLike: TypeAlias = Tensor | npt.ArrayLike
 Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
 
 # Scores that `predict` and `predict_proba` hold at a time, beside what they return.
@@ -237,25 +236,10 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
 
     def _features(self, X: ArrayLike, *, reset: bool) -> Tensor:  # noqa: N803
         """Return rows as a tensor of float32 or float64, checked."""
-        if not isinstance(X, Tensor):
-            features = _tensor(validate_data(self, X, dtype="numeric", reset=reset))
-        else:
-            features = self._checked(X, reset=reset)
+        features = read_features(self, X, reset=reset)
         if reset:
             self.dtype_ = features.dtype
         return features
-
-    def _checked(self, X: Tensor, *, reset: bool) -> Tensor:  # noqa: N803
-        if X.ndim != 2 or 0 in X.shape:
-            raise ValueError(f"X must have shape (n, n_features), at least one of each, got {tuple(X.shape)}")
-        if reset:
-            self.n_features_in_ = X.shape[1]
-        elif X.shape[1] != self.n_features_in_:
-            raise ValueError(
-                f"X has {X.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_}"
-            )
-        features = check_finite("X", X.detach())
-        return features if features.dtype in (torch.float32, torch.float64) else features.float()
 
 
 def _read_labels(y: Labels | None, n: int, device: torch.device) -> tuple[list[Hashable], Tensor]:
@@ -295,14 +279,3 @@ def _new_names(known: list[Hashable], n_new: int) -> list[Hashable]:
     taken = set(known)
     names: Iterable[Hashable] = (f"new-{i:0{width}}" for i in range(1, n_new + len(taken) + 1))
     return [name for name in names if name not in taken][:n_new]
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    """Return an array as float64 if it is that, else as float32."""
-    dtype = np.float64 if array.dtype.kind in "f" and array.dtype.itemsize >= 8 else np.float32
-    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
-
-
-def like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803
-    """Return a result as the kind that the features were, on their device."""
-    return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()

@@ -15,12 +15,11 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from fewshot.checks import check_finite
+from fewshot.arrays import ArrayLike, like, read_features, tensor_of
 from fewshot.labels import in_order, is_mixed, label_array, plain, with_unknown
 
 __all__ = ["ArrayLike", "IncrementalClassifier", "Labels"]
 
-ArrayLike: TypeAlias = Tensor | npt.ArrayLike
 Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
 
 # Scores that `predict` holds at a time.
@@ -141,7 +140,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         array or Tensor (n, n_classes)
             The highest wins; columns as in ``classes_``.
         """
-        return _like(X, self._scores(self._queries(X)))
+        return like(X, self._scores(self._queries(X)))
 
     def decision_function(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return `class_scores`, or for two classes, as scikit-learn has it, the second's score less the first's (n,).
@@ -151,7 +150,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         array or Tensor (n, n_classes) or (n,)
         """
         scores = self._scores(self._queries(X))
-        return _like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
+        return like(X, scores[:, 1] - scores[:, 0] if scores.shape[1] == 2 else scores)
 
     def predict_proba(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return the softmax of scores times ``logit_scale``.
@@ -161,7 +160,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         array or Tensor (n, n_classes)
             Not negative, rows sum to 1. Not calibrated: a confidence, not a frequency.
         """
-        return _like(X, self._log_probs(self._queries(X)).exp())
+        return like(X, self._log_probs(self._queries(X)).exp())
 
     def predict(self, X: ArrayLike, *, reject: float | None = None, unknown: Hashable = None) -> Any:  # noqa: N803
         """Name the class of each row, or say that it is none of these.
@@ -192,7 +191,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
     def highest_score(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return each row's highest score, (n,): low for what is none of the classes."""
-        return _like(X, self._best(self._queries(X))[0])
+        return like(X, self._best(self._queries(X))[0])
 
     def calibrate_rejection(self, X: ArrayLike, y: Labels, *, n_folds: int = 5, random_state: int = 0) -> Self:  # noqa: N803
         """Learn how items of known classes score when they were not learned from.
@@ -352,7 +351,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple)) or is_mixed(y)):
             rows, targets = validate_data(self, X, y, dtype="numeric", reset=reset)
             check_classification_targets(targets)
-            return self._placed(_tensor(rows), reset=reset), targets.tolist()
+            return self._placed(tensor_of(rows), reset=reset), targets.tolist()
         if y is None:
             raise ValueError("requires y to be passed, but the target y is None")
         labels = [plain(label) for label in (y.tolist() if isinstance(y, (Tensor, np.ndarray)) else y)]
@@ -363,20 +362,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
     def _features(self, X: ArrayLike, *, reset: bool) -> Tensor:  # noqa: N803
         """Return rows as a tensor of float32 or float64 where the state lies, checked."""
-        if not isinstance(X, Tensor):
-            features = _tensor(validate_data(self, X, dtype="numeric", reset=reset))
-        else:
-            if X.ndim != 2 or 0 in X.shape:
-                raise ValueError(f"X must have shape (n, n_features), at least one of each, got {tuple(X.shape)}")
-            if reset:
-                self.n_features_in_ = X.shape[1]
-            elif X.shape[1] != self.n_features_in_:
-                raise ValueError(
-                    f"X has {X.shape[1]} features, but {type(self).__name__} is expecting {self.n_features_in_}"
-                )
-            features = check_finite("X", X.detach())
-            features = features if features.dtype in (torch.float32, torch.float64) else features.float()
-        return self._placed(features, reset=reset)
+        return self._placed(read_features(self, X, reset=reset), reset=reset)
 
     def _placed(self, features: Tensor, *, reset: bool) -> Tensor:
         """Return rows on the device of the state."""
@@ -384,14 +370,3 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
 
     def _device(self) -> torch.device:
         return self._is_base().device
-
-
-def _tensor(array: npt.NDArray[Any]) -> Tensor:
-    """Return an array as float64 if it is that, else as float32."""
-    dtype = np.float64 if array.dtype.kind in "f" and array.dtype.itemsize >= 8 else np.float32
-    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
-
-
-def _like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803
-    """Return a result as the kind that the features were, on their device."""
-    return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()
