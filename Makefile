@@ -37,7 +37,7 @@ types: install
 	$(BIN)/mypy
 
 tests: install
-	$(BIN)/pytest --durations=10
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations=10
 
 notebooks: install
 	$(BIN)/python -m tests.run_notebooks notebooks

@@ -226,7 +226,7 @@ def fitted(n_examples: int = 8, sizes: dict[str, int] | None = None) -> Any:
     sizes = sizes or {"crow": 20, "jay": 4, "owl": 12}
     pool, _ = column_pool(sizes, n_unlabelled={"crow": 10, "jay": 1, "owl": 12})
     data = DiscoveryPool(pool, pool.labels, None, "", [])
-    settings = {"method": "discovery", "n_classes": "auto", "seed": 0, "device": "cpu"}
+    settings = {"method": "discovery", "n_classes": "auto", "power": "auto", "seed": 0, "device": "cpu"}
     found = find_classes(data, settings)
     return data, found, choose_examples(data, found, n_examples)
 
@@ -236,7 +236,7 @@ def test_a_method_that_says_how_far_it_is_is_heard_and_not_named_by_it(monkeypat
     pool, _ = column_pool({"crow": 4, "jay": 3}, n_unlabelled={"jay": 3})
     data = DiscoveryPool(pool, pool.labels, None, "", [])
     heard: list[str] = []
-    settings = {"method": "discovery", "n_classes": "auto", "seed": 0, "device": "cpu"}
+    settings = {"method": "discovery", "n_classes": "auto", "power": "auto", "seed": 0, "device": "cpu"}
     assert find_classes(data, settings, heard.append).method == "TalkingDiscovery()"
     assert heard == ["4 dimensions, 2"]
 
