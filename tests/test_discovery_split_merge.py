@@ -12,18 +12,10 @@ from hypothesis import strategies as st
 
 from fewshot.discovery.evidence import TwoCovariance, collapsed_objective
 from fewshot.discovery.parting import part_in_two, two_means
+from fewshot.discovery.partition import Partition, hard_em, start_partition
 from fewshot.discovery.prior import niw_prior
 from fewshot.discovery.reach import reach_n_components
-from fewshot.discovery.split_merge import (
-    Partition,
-    _each_once,
-    _Search,
-    _touched,
-    discover_components,
-    hard_em,
-    near_pairs,
-    start_partition,
-)
+from fewshot.discovery.split_merge import _each_once, _Search, _touched, discover_components, near_pairs
 from fewshot.discovery.statistics import cluster_statistics
 from fewshot.discovery.trace import proposals_of
 from tests.discovery_mixtures import separated

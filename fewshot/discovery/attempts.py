@@ -9,9 +9,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot.discovery.partition import start_partition
 from fewshot.discovery.power import PowerSearch, find_power, two_covariance
 from fewshot.discovery.space import round_within
-from fewshot.discovery.split_merge import Discovery, discover_components, start_partition
+from fewshot.discovery.split_merge import Discovery, discover_components
 
 __all__ = ["Attempt", "attempt", "median_count", "space_sizes"]
 

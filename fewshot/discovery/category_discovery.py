@@ -13,11 +13,12 @@ from fewshot.checks import check_positive
 from fewshot.discovery.attempts import Attempt, attempt, median_count, space_sizes
 from fewshot.discovery.estimator import CategoryDiscoverer
 from fewshot.discovery.outliers import outlier_scores
+from fewshot.discovery.partition import Partition
 from fewshot.discovery.power import two_covariance
 from fewshot.discovery.prior import EvidenceCheck, check_evidence
 from fewshot.discovery.reach import reach_n_components
 from fewshot.discovery.space import DiscoverySpace, principal_space, project
-from fewshot.discovery.split_merge import Discovery, Partition
+from fewshot.discovery.split_merge import Discovery
 from fewshot.discovery.statistics import cluster_sums
 from fewshot.discovery.trace import Proposal, Round
 

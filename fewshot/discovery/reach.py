@@ -7,7 +7,8 @@ from torch import Tensor
 
 from fewshot.discovery.evidence import Evidence, log_merge_ratio
 from fewshot.discovery.parting import part_in_two
-from fewshot.discovery.split_merge import Partition, hard_em, keep_components, near_pairs
+from fewshot.discovery.partition import Partition, hard_em, keep_components
+from fewshot.discovery.split_merge import near_pairs
 from fewshot.discovery.statistics import cluster_statistics
 
 __all__ = ["reach_n_components"]

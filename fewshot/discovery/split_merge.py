@@ -26,37 +26,14 @@ from torch import Tensor
 
 from fewshot.discovery.evidence import Evidence, collapsed_objective, log_merge_ratio
 from fewshot.discovery.gathering import all_sum
-from fewshot.discovery.kmeans import kmeans_plus_plus
 from fewshot.discovery.parting import part_in_two
-from fewshot.discovery.statistics import ClusterStatistics, cluster_statistics, cluster_sums
+from fewshot.discovery.partition import Partition, hard_em, keep_components, start_partition
+from fewshot.discovery.statistics import ClusterStatistics, cluster_statistics
 from fewshot.discovery.trace import Proposal, Round, proposals_of
 
-__all__ = [
-    "Discovery",
-    "Partition",
-    "discover_components",
-    "hard_em",
-    "keep_components",
-    "near_pairs",
-    "start_partition",
-]
+__all__ = ["Discovery", "discover_components", "near_pairs"]
 
 _CHUNK = 16384
-
-
-class Partition(NamedTuple):
-    """Rows in components.
-
-    Attributes
-    ----------
-    labels : Tensor (n,), int64
-        In [0, n_components).
-    ids : Tensor (n_components,), int64
-        Running ids: a component keeps its own from round to round.
-    """
-
-    labels: Tensor
-    ids: Tensor
 
 
 class Discovery(NamedTuple):
@@ -283,90 +260,6 @@ class _Search:
         return coin.to(log_ratio.device).log() < log_ratio
 
 
-@torch.no_grad()
-def hard_em(features: Tensor, labels: Tensor, n_known: int, partition: Partition, *, n_steps: int = 20) -> Partition:
-    """Move unlabelled rows to their most probable component, and components to the means of their rows.
-
-    ``z_i = argmax_k log π_k - ½ ‖x_i - μ_k‖²``, until no row moves or ``n_steps`` are done; components of no row are
-    purged, labelled ones never.
-
-    Parameters
-    ----------
-    features : Tensor (n, n_features)
-        In a space where the covariance within classes is about the identity.
-    labels : Tensor (n,), int64
-        The labelled class in [0, n_known), or -1.
-    n_known : int
-    partition : Partition
-    n_steps : int
-        Default 20.
-    """
-    is_free = labels < 0
-    for step in range(n_steps + 1):
-        counts, sums = cluster_sums(features, partition.labels, len(partition.ids), dtype=features.dtype)
-        is_kept = (counts > 0).index_fill(0, torch.arange(n_known, device=counts.device), True)
-        partition = keep_components(partition, is_kept)
-        counts, means = counts[is_kept], (sums / counts.clamp(min=1)[:, None])[is_kept]
-        if step == n_steps:
-            break
-        offsets = counts.log() - 0.5 * means.square().sum(-1)
-        moved = torch.where(is_free, _best_component(features, means, offsets), partition.labels)
-        (n_moved,) = all_sum((moved != partition.labels).sum().double())
-        if n_moved == 0:
-            break
-        partition = Partition(moved, partition.ids)
-    return partition
-
-
-def _best_component(features: Tensor, means: Tensor, offsets: Tensor) -> Tensor:
-    weights, offsets = means.to(features.dtype).mT.contiguous(), offsets.to(features.dtype)
-    size = max(1, _CHUNK * 128 // len(means))
-    return torch.cat([torch.addmm(offsets, rows, weights).argmax(-1) for rows in torch.split(features, size)])
-
-
-def hard_log_likelihood(statistics: ClusterStatistics, squares: float) -> float:
-    """Return Σ_i log π_z N(x_i | μ_z, I) of rows in components, nats, given Σ_i ‖x_i‖²."""
-    counts, means = statistics.counts, statistics.means
-    n, n_features = counts.sum(), means.shape[-1]
-    scatter = squares - (counts * means.square().sum(-1)).sum()
-    return float(torch.xlogy(counts, counts / n).sum() - 0.5 * (scatter + n * n_features * math.log(2 * math.pi)))
-
-
-def start_partition(
-    features: Tensor,
-    labels: Tensor,
-    n_known: int,
-    n_components: int | None = None,
-    *,
-    generator: torch.Generator | None = None,
-) -> Partition:
-    """Put every unlabelled row with the nearest centre: the labelled means, and more drawn by k-means++.
-
-    Parameters
-    ----------
-    features : Tensor (n, n_features)
-    labels : Tensor (n,), int64
-        The labelled class in [0, n_known), or -1.
-    n_known : int
-    n_components : int, optional
-        At least n_known. Default: n_known, or 1.
-    generator : torch.Generator, optional
-        Draws what is above n_known.
-    """
-    counts, sums = cluster_sums(features, labels, n_known, dtype=torch.float64)
-    centers = (sums / counts[:, None]).to(features.dtype)
-    n_more = 0 if n_components is None else n_components - n_known
-    if n_more > 0 and generator is not None:
-        free = torch.nonzero(labels < 0)[:, 0]
-        drawn = kmeans_plus_plus(features[free], centers, min(n_more, len(free)), generator=generator)
-        centers = torch.cat([centers, features[free[drawn]]])
-    ids = torch.arange(max(1, len(centers)), device=labels.device)
-    if len(centers) == 0:
-        return Partition(torch.zeros_like(labels), ids)
-    nearest = _best_component(features, centers, -0.5 * centers.square().sum(-1))
-    return Partition(torch.where(labels >= 0, labels, nearest), ids)
-
-
 def near_pairs(means: Tensor, n_known: int, n_neighbors: int) -> tuple[Tensor, Tensor]:
     """Return pairs i < j of components of which one is among the other's nearest; never two labelled ones."""
     n = len(means)
@@ -392,12 +285,6 @@ def _each_once(ratio: Tensor, is_candidate: Tensor, first: Tensor, second: Tenso
     return is_candidate & (rank == best[first]) & (rank == best[second])
 
 
-def keep_components(partition: Partition, is_kept: Tensor) -> Partition:
-    """Take out components (n_components,) that hold no row; those after them move up."""
-    place = is_kept.cumsum(0) - 1
-    return Partition(place[partition.labels], partition.ids[is_kept])
-
-
 def _codes(pairs: Tensor, base: int) -> Tensor:
     """Give each pair of ids one number, whatever its order."""
     return pairs.amin(-1) * base + pairs.amax(-1)
@@ -410,3 +297,11 @@ def _touched(before: Partition, after: Partition) -> Tensor:
     moved = torch.cat([old[old != new], new[old != new]])
     (n_moved,) = all_sum(torch.bincount(moved, minlength=size).double())
     return n_moved[after.ids] > 0
+
+
+def hard_log_likelihood(statistics: ClusterStatistics, squares: float) -> float:
+    """Return Σ_i log π_z N(x_i | μ_z, I) of rows in components, nats, given Σ_i ‖x_i‖²."""
+    counts, means = statistics.counts, statistics.means
+    n, n_features = counts.sum(), means.shape[-1]
+    scatter = squares - (counts * means.square().sum(-1)).sum()
+    return float(torch.xlogy(counts, counts / n).sum() - 0.5 * (scatter + n * n_features * math.log(2 * math.pi)))
