@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from inspect import signature
 from typing import Any, NamedTuple
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from cli.discovery_pool import DiscoveryPool
+from fewshot.labels import new_names
 
-__all__ = ["AUTO", "METHODS", "Found", "find_classes", "new_names"]
+__all__ = ["AUTO", "METHODS", "Found", "find_classes"]
 
 AUTO = "auto"
 _CHUNK = 4096
@@ -109,17 +110,3 @@ def _probability(model: Any, features: Tensor, labels: Tensor) -> Tensor:
     return torch.cat(
         [torch.as_tensor(model.predict_proba(rows)).cpu().gather(1, own[:, None])[:, 0] for rows, own in parts]
     )
-
-
-def new_names(known: Iterable[str], n_new: int) -> list[str]:
-    """Return names for found classes that no known class has.
-
-    Examples
-    --------
-    >>> new_names(["crow", "new-01"], 2)
-    ['new-02', 'new-03']
-    """
-    taken = set(known)
-    width = max(2, len(str(n_new)))
-    names = (f"new-{number:0{width}}" for number in range(1, n_new + len(taken) + 1))
-    return [name for name in names if name not in taken][:n_new]

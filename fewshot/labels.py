@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-__all__ = ["in_order", "is_mixed", "label_array", "plain", "with_unknown"]
+__all__ = ["in_order", "is_mixed", "label_array", "new_names", "plain", "with_unknown"]
 
 
 def plain(label: Any) -> Hashable:
@@ -48,3 +48,17 @@ def with_unknown(names: npt.NDArray[Any], unknown: Hashable) -> npt.NDArray[Any]
     if answer in names.tolist():
         raise ValueError(f"unknown={answer!r} is the label of a class: choose another answer for rows of no class")
     return label_array([*names.tolist(), answer])
+
+
+def new_names(known: Iterable[Hashable], n_new: int) -> list[str]:
+    """Return names for found classes that no known class has.
+
+    Examples
+    --------
+    >>> new_names(["crow", "new-01"], 2)
+    ['new-02', 'new-03']
+    """
+    taken = set(known)
+    width = max(2, len(str(n_new)))
+    names = (f"new-{number:0{width}}" for number in range(1, n_new + len(taken) + 1))
+    return [name for name in names if name not in taken][:n_new]

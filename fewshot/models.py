@@ -79,19 +79,11 @@ def save_classifier(model: IncrementalClassifier, path: str | Path, source: Mapp
     TypeError
         If a label or a setting is of a kind that JSON cannot say.
     """
-    labels = _plain_labels(model)
     settings = model.get_params(deep=False)
     tensors = model.tensors()
     if isinstance(settings.get("center"), (Tensor, np.ndarray, list, tuple)):
         tensors |= {_CENTER: torch.as_tensor(settings.pop("center"))}
-    metadata = {
-        "class": type(model).__name__,
-        "settings": settings,
-        "classes": labels,
-        "n_features": model.n_features_in_,
-        "dtype": str(model.dtype_).removeprefix("torch."),
-        "source": dict(source or {}),
-    }
+    metadata = _metadata(model, settings, source)
     save_tensors(path, tensors, kind=_CLASSIFIER, metadata=metadata)
 
 
@@ -137,15 +129,8 @@ def save_discoverer(model: CategoryDiscoverer, path: str | Path, source: Mapping
     TypeError
         If a label or a setting is of a kind that JSON cannot say.
     """
-    metadata = {
-        "class": type(model).__name__,
-        "settings": {name: value for name, value in model.get_params(deep=False).items() if name != "progress"},
-        "classes": _plain_labels(model),
-        "n_known": model.n_known_,
-        "n_features": model.n_features_in_,
-        "dtype": str(model.dtype_).removeprefix("torch."),
-        "source": dict(source or {}),
-    }
+    settings = {name: value for name, value in model.get_params(deep=False).items() if name != "progress"}
+    metadata = _metadata(model, settings, source) | {"n_known": model.n_known_}
     save_tensors(path, model.tensors(), kind=_DISCOVERER, metadata=metadata)
 
 
@@ -172,12 +157,24 @@ def load_discoverer(path: str | Path) -> tuple[CategoryDiscoverer, dict[str, obj
         raise ValueError(f"{path} is not a whole discoverer ({reason}): fit and save it again") from error
 
 
-def _plain_labels(model: IncrementalClassifier | CategoryDiscoverer) -> list[str | int | float]:
-    labels: list[str | int | float] = model.classes_.tolist()
+def _metadata(
+    model: IncrementalClassifier | CategoryDiscoverer,
+    settings: Mapping[str, Any],
+    source: Mapping[str, object] | None,
+) -> dict[str, Any]:
+    """Return what makes an estimator again, but for its tensors."""
+    labels = model.classes_.tolist()
     strange = next((label for label in labels if not isinstance(label, (str, int, float))), None)
     if strange is not None:
         raise TypeError(f"labels must be strings or numbers to be saved, got {strange!r}")
-    return labels
+    return {
+        "class": type(model).__name__,
+        "settings": dict(settings),
+        "classes": labels,
+        "n_features": model.n_features_in_,
+        "dtype": str(model.dtype_).removeprefix("torch."),
+        "source": dict(source or {}),
+    }
 
 
 def _read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -2,34 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator
 
+from fewshot.discovery.trace import Proposal, Round
 from fewshot.features import FeatureSet
-
-
-class Round(NamedTuple):
-    n_classes_before: int
-    n_sheds: int
-    n_splits: int
-    n_merges: int
-    n_purged: int
-    n_classes: int
-    evidence: float
-    log_posterior: float
-
-
-class Proposal(NamedTuple):
-    round: int
-    kind: str
-    parents: tuple[int, ...]
-    children: tuple[int, ...]
-    log_ratio: float
-    is_accepted: bool
-    reason: str
 
 
 class ColumnDiscovery(BaseEstimator):

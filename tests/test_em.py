@@ -104,8 +104,9 @@ def test_both_forms_agree_far_from_the_origin_too(offset, dtype, tolerance):
         direct, gram = (responsibilities(far, schedule, form) for form in FORMS)
         assert_close(gram, direct, tolerance)
         if offset:
-            # A difference of one step in a logit grows from layer to layer where two classes are nearly level.
-            assert_close(direct[0], loop_layers(one_of(far, 0), schedule)[-1], 10 * tolerance)
+            # float32 errs by 3.6e-5 at most in a thousand draws: where two classes are nearly level.
+            margin = 4 if dtype == torch.float32 else 2
+            assert_close(direct[0], loop_layers(one_of(far, 0), schedule)[-1], margin * tolerance)
 
     check()
 

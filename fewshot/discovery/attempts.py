@@ -14,7 +14,11 @@ from fewshot.discovery.power import PowerSearch, find_power, two_covariance
 from fewshot.discovery.space import round_within
 from fewshot.discovery.split_merge import Discovery, discover_components
 
-__all__ = ["Attempt", "attempt", "median_count", "space_sizes"]
+__all__ = ["POWER_WITHOUT_LABELS", "Attempt", "attempt", "median_count", "space_sizes"]
+
+
+# Where fewer than two classes are known there is nothing to hide. A guess: what frozen features of photographs ask for.
+POWER_WITHOUT_LABELS = 0.4
 
 
 class Attempt(NamedTuple):
@@ -74,7 +78,7 @@ def attempt(
     labels : Tensor (n,), int64
         In [0, n_known), or -1.
     n_known : int
-        At least 2 where no power is given.
+        Below 2, where no power is given, it is ``POWER_WITHOUT_LABELS``.
     generator : torch.Generator
         Draws the halves to hide, what starts beyond the known classes, and the coins.
     power, concentration, n_start, n_rounds, is_stochastic
@@ -82,6 +86,8 @@ def attempt(
     progress : callable, optional
         Called with the number of powers tried.
     """
+    if power is None and n_known < 2:
+        power = POWER_WITHOUT_LABELS
     search = PowerSearch(power, []) if power is not None else None
     if search is None:
         search = find_power(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot.arrays import ArrayLike, like
 from fewshot.checks import check_positive
-from fewshot.discovery.attempts import Attempt, attempt, median_count, space_sizes
+from fewshot.discovery.attempts import POWER_WITHOUT_LABELS, Attempt, attempt, median_count, space_sizes
 from fewshot.discovery.estimator import CategoryDiscoverer
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.partition import Partition
@@ -23,9 +23,6 @@ from fewshot.discovery.statistics import cluster_sums
 from fewshot.discovery.trace import Proposal, Round
 
 __all__ = ["CategoryDiscovery"]
-
-# Where fewer than two classes are known there is nothing to hide. A guess: what frozen features of photographs ask for.
-_POWER_WITHOUT_LABELS = 0.4
 
 
 class CategoryDiscovery(CategoryDiscoverer):
@@ -180,13 +177,12 @@ class CategoryDiscovery(CategoryDiscoverer):
 
     def _attempt(self, projected: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Attempt:
         size, progress = projected.shape[1], self.progress
-        power = None if self.power == "auto" else float(self.power)
         return attempt(
             projected,
             labels,
             n_known,
             generator=generator,
-            power=_POWER_WITHOUT_LABELS if power is None and n_known < 2 else power,
+            power=None if self.power == "auto" else float(self.power),
             concentration=self.concentration,
             n_start=self.n_start,
             n_rounds=self.n_rounds,
@@ -199,7 +195,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         if self.power == "auto" and n_known < 2:
             texts.append(
                 f"{n_known} classes are known, none can be hidden: the number of classes found rests on the guess "
-                f"power={_POWER_WITHOUT_LABELS}; label some items of at least two classes"
+                f"power={POWER_WITHOUT_LABELS}; label some items of at least two classes"
             )
         if not found.is_converged:
             texts.append(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from fewshot.arrays import ArrayLike, like, read_features
 from fewshot.discovery.n_classes import estimate_n_classes
-from fewshot.labels import in_order, label_array, plain
+from fewshot.labels import in_order, label_array, new_names, plain
 
 __all__ = ["ArrayLike", "CategoryDiscoverer", "Labels"]
 
@@ -275,7 +275,4 @@ def _new_names(known: list[Hashable], n_new: int) -> list[Hashable]:
     if all(isinstance(name, (int, float)) and not isinstance(name, bool) and name == name // 1 for name in known):
         last: Any = max([*known, -1])  # type: ignore[type-var]
         return [last + i for i in range(1, n_new + 1)]
-    width = max(2, len(str(n_new)))
-    taken = set(known)
-    names: Iterable[Hashable] = (f"new-{i:0{width}}" for i in range(1, n_new + len(taken) + 1))
-    return [name for name in names if name not in taken][:n_new]
+    return list(new_names(known, n_new))

@@ -238,7 +238,7 @@ def _split_merge(
     counts = []
     for _ in range(n_seeds):
         tried = [
-            attempt(projected[:, :size], labels, n_known, generator=generator, power=0.4 if n_known < 2 else None)
+            attempt(projected[:, :size], labels, n_known, generator=generator)
             for size in sorted({min(size, projected.shape[1]) for size in sizes})
         ]
         counts.append(min(max(median_count(tried), bounds[0]), bounds[1]))
