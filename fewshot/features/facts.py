@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from fewshot.checks import check_choice
-from fewshot.features.backbones import clip_sources, efficientnet_lite, timm_models, torchvision_models, vit_layouts
+from fewshot.features.backbones import (
+    clip_sources,
+    efficientnet_lite,
+    swin_layouts,
+    timm_models,
+    torchvision_models,
+    vit_layouts,
+)
 from fewshot.features.diffusion.config import PRESETS
 from fewshot.features.families import FAMILIES, split_name
 
@@ -25,7 +32,7 @@ OPTION_MEANINGS: Mapping[str, str] = {
     "position": "how position embeddings are resized where size is not that of training",
     "projected": "whether features are in the space joint with text",
     "readout": "how a layer becomes a vector",
-    "recipe": "cls, last4-cls or cls+mean_patch: the tokens that are read",
+    "recipe": "the tokens that are read: cls, last4-cls or cls+mean_patch; of esvit: mean or last4-mean",
     "seed": "of weights=random",
     "share_noise": "whether an image has the same noise at every timestep",
     "size": "side of the input in pixels; a default of 0 is the network's own",
@@ -103,6 +110,11 @@ def _vit(model: str) -> _Found:
     return None, None
 
 
+def _esvit(model: str) -> _Found:
+    swin_layouts.named_swin(model)
+    return None, None
+
+
 def _open_clip(model: str) -> _Found:
     if not model.startswith(("local-dir:", "hf-hub:")):
         clip_sources.model_config(model.replace("/", "-"))
@@ -118,6 +130,7 @@ _OF_MODEL: Mapping[str, Callable[[str], _Found]] = {
     "adm": _adm,
     "dino": _vit,
     "efficientnet_lite": _efficientnet_lite,
+    "esvit": _esvit,
     "ibot": _vit,
     "mugs": _vit,
     "open_clip": _open_clip,

@@ -22,7 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-__all__ = ["PREFIXES", "load_state_dict_file", "load_strictly", "strip_prefixes", "unwrap"]
+__all__ = ["PREFIXES", "check_fits", "listed", "load_state_dict_file", "load_strictly", "strip_prefixes", "unwrap"]
 
 PREFIXES = ("module.", "backbone.", "encoder.")
 # How many names a message gives before it only counts.
@@ -83,7 +83,7 @@ def unwrap(checkpoint: Mapping[str, object], key: str = "teacher") -> dict[str, 
     if not tensors or len(tensors) < len(entries):
         raise ValueError(
             f"expected weights under {', '.join(map(repr, keys))} or at the top level of the checkpoint, "
-            f"got {_names(checkpoint)}: name the key that holds them"
+            f"got {listed(checkpoint)}: name the key that holds them"
         )
     return tensors
 
@@ -127,7 +127,18 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
     ValueError
         If a tensor is missing, left over or of another shape; one line counts them and names the first few.
     """
-    expected = network.state_dict()
+    check_fits(network.state_dict(), state, what)
+    network.load_state_dict(state)
+
+
+def check_fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """Refuse weights that are not exactly the ones expected, by name and shape.
+
+    Raises
+    ------
+    ValueError
+        As `load_strictly` says.
+    """
     missing = [name for name in expected if name not in state]
     extra = [name for name in state if name not in expected]
     misshapen = [
@@ -136,10 +147,9 @@ def load_strictly(network: nn.Module, state: Mapping[str, Tensor], what: str) ->
         if name in state and state[name].shape != tensor.shape
     ]
     faults = {"missing": missing, "left over": extra, "mis-shaped": misshapen}
-    said = "; ".join(f"{len(names)} {fault}: {_names(names)}" for fault, names in faults.items() if names)
+    said = "; ".join(f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names)
     if said:
         raise ValueError(f"{what}: expected the network's {len(expected)} tensors, got {said}")
-    network.load_state_dict(state)
 
 
 def _read_safetensors(path: str | os.PathLike[str]) -> object:
@@ -196,8 +206,14 @@ def _without_prefixes(name: str, prefixes: tuple[str, ...]) -> str:
     return name if found is None else _without_prefixes(name.removeprefix(found), prefixes)
 
 
-def _names(names: Iterable[str]) -> str:
-    """List the first few names."""
-    listed = list(names)
-    more = f" and {len(listed) - _N_NAMED} more" if len(listed) > _N_NAMED else ""
-    return f"{', '.join(listed[:_N_NAMED]) or 'nothing'}{more}"
+def listed(names: Iterable[str]) -> str:
+    """Name the first few, and count the others.
+
+    Examples
+    --------
+    >>> listed("abcde"), listed(())
+    ('a, b, c and 2 more', 'nothing')
+    """
+    known = list(names)
+    more = f" and {len(known) - _N_NAMED} more" if len(known) > _N_NAMED else ""
+    return f"{', '.join(known[:_N_NAMED]) or 'nothing'}{more}"

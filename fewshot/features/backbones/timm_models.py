@@ -29,7 +29,17 @@ from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 
-__all__ = ["build_timm", "has_weights_here", "import_timm", "licence_of", "random_timm"]
+__all__ = [
+    "build_timm",
+    "check_size",
+    "has_weights_here",
+    "import_timm",
+    "licence_of",
+    "load_timm",
+    "random_timm",
+    "timm_config",
+    "timm_preprocess",
+]
 
 _RESIZES = {"center": "short", "squash": "squash", "border": "border"}
 # Of torch's list of the tensors that do not fit, as many characters are said.
@@ -89,10 +99,11 @@ def build_timm(
     layers = as_layers(layers)
     check_readout(readout)
     import_timm()
-    config = _config(name)
-    preprocess = _preprocess(config, size, use_test_size)
-    model, origin = _model(config, weights, preprocess.size, seed)
-    _check_size(model, preprocess.size)
+    config = timm_config(name)
+    preprocess = timm_preprocess(config, size, use_test_size)
+    options = {"img_size": preprocess.size} if config.fixed_input_size else {}
+    model, origin = _model(config, weights, options, seed)
+    check_size(model, preprocess.size)
     return Built(
         network=read_timm(model, layers, readout, preprocess.size),
         preprocess=preprocess,
@@ -104,7 +115,7 @@ def build_timm(
 def has_weights_here(name: str) -> bool:
     """Return whether a model's published weights are on this machine; no network is touched."""
     import_timm()
-    config = _config(name)
+    config = timm_config(name)
     return bool(
         (config.hf_hub_id and find_from_hub(config.hf_hub_id)) or (config.url and find_from_url(_address(config)))
     )
@@ -112,7 +123,7 @@ def has_weights_here(name: str) -> bool:
 
 def licence_of(name: str) -> str:
     """Return the licence of a model's published weights, as timm knows it."""
-    return _config(name).license or "unknown"
+    return timm_config(name).license or "unknown"
 
 
 def import_timm() -> Any:
@@ -137,8 +148,14 @@ def import_timm() -> Any:
 # What timm knows of a name
 
 
-def _config(name: str | None) -> Any:
-    """Return timm's PretrainedCfg of a name."""
+def timm_config(name: str | None) -> Any:
+    """Return timm's PretrainedCfg of a name.
+
+    Raises
+    ------
+    ValueError
+        If timm has no such model, or no such weights of it.
+    """
     timm = import_timm()
     if not name:
         raise ValueError("expected the name of a timm model, such as 'resnet50', got none: timm.list_models() has all")
@@ -154,7 +171,8 @@ def _full_name(config: Any) -> str:
     return f"{config.architecture}.{config.tag}" if config.tag else str(config.architecture)
 
 
-def _preprocess(config: Any, size: int, use_test_size: bool) -> Preprocess:
+def timm_preprocess(config: Any, size: int, use_test_size: bool = False) -> Preprocess:
+    """Return the preprocessing of a model's published weights, at a size of one's own unless it is 0."""
     data = import_module("timm.data").resolve_data_config(
         {"input_size": (3, size, size)} if size else {}, pretrained_cfg=config.to_dict(), use_test_size=use_test_size
     )
@@ -180,9 +198,8 @@ def _licence(config: Any, weights: object) -> str | None:
 
 
 def _model(
-    config: Any, weights: str | os.PathLike[str] | None, size: tuple[int, int], seed: int
+    config: Any, weights: str | os.PathLike[str] | None, options: Mapping[str, object], seed: int
 ) -> tuple[nn.Module, str]:
-    options = {"img_size": size} if config.fixed_input_size else {}
     if weights == "random":
         return random_timm(_full_name(config), seed, options), f"random, seed {seed}"
     path = _published_file(config) if weights is None else weights
@@ -197,9 +214,40 @@ def random_timm(name: str, seed: int, options: Mapping[str, object] = MappingPro
     return model.eval()
 
 
-def _check_size(model: Any, size: tuple[int, int]) -> None:
+def load_timm(
+    name: str, weights: str | os.PathLike[str] | None, options: Mapping[str, object], seed: int = 0
+) -> nn.Module:
+    """Return a model without classifier, made with options of its own; no draw but its own is touched.
+
+    Parameters
+    ----------
+    name, weights, seed
+        See `build_timm`.
+    options
+        Of timm's ``create_model``.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown, the weights do not fit, or there are none.
+    """
+    config = timm_config(name)
+    with torch.random.fork_rng(devices=[]):
+        model, _ = _model(config, weights, options, seed)
+    _licence(config, weights)
+    return model
+
+
+def check_size(model: Any, size: tuple[int, int]) -> None:
+    """Refuse an input that is not made of whole patches.
+
+    Raises
+    ------
+    ValueError
+        Such as: size must be a multiple of the patch's 16 pixels, got 100.
+    """
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
-    if size[0] % patch[0] or size[1] % patch[1]:
+    if min(size) < 1 or size[0] % patch[0] or size[1] % patch[1]:
         raise ValueError(f"size must be a multiple of the patch's {patch[0]} pixels, got {size[0]}")
 
 

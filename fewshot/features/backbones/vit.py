@@ -170,7 +170,7 @@ def _new_vit(architecture: Architecture, size: int, seed: int) -> nn.Module:
         raise ImportError('published ViTs need timm: pip install "fewshot[images]"') from error
 
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.default_generator.manual_seed(seed)
         vit: nn.Module = VisionTransformer(
             img_size=size,
             patch_size=architecture.patch,

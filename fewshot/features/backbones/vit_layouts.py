@@ -10,9 +10,18 @@ from typing import NamedTuple
 from torch import Tensor
 
 from fewshot.checks import check_choice
-from fewshot.features.backbones.checkpoints import strip_prefixes, unwrap
+from fewshot.features.backbones.checkpoints import listed, strip_prefixes, unwrap
 
-__all__ = ["ARCHITECTURES", "LAYOUTS", "Architecture", "Layout", "architecture_of", "named_architecture", "read_layout"]
+__all__ = [
+    "ARCHITECTURES",
+    "LAYOUTS",
+    "Architecture",
+    "Layout",
+    "architecture_of",
+    "named_architecture",
+    "read_layout",
+    "split_layout",
+]
 
 
 # Sizes
@@ -143,6 +152,7 @@ LAYOUTS = (
     Layout("ibot", "iBOT backbone, student", _MASK),
     Layout("ibot", "iBOT training, teacher", _IBOT_HEAD),
     Layout("ibot", "iBOT training, student", _IBOT_HEAD | _MASK),
+    Layout("timm", "timm ViT with a classifier", frozenset({"head.weight", "head.bias"})),
 )
 
 # Files that are often taken for one of these: a pattern of their names, what they are and what to do.
@@ -155,7 +165,7 @@ _FOREIGN = (
     (
         re.compile(r"(.*\.)?layers\.\d+\.blocks\..*"),
         "a Swin Transformer, as of EsViT and CMD",
-        "only ViTs are read here; timm:swin_tiny_patch4_window7_224 is the nearest with weights of its own",
+        "use esvit",
     ),
 )
 
@@ -173,13 +183,28 @@ def read_layout(checkpoint: Mapping[str, object], family: str, key: str, what: s
         state = strip_prefixes(unwrap(checkpoint, key))
     except ValueError as error:
         raise ValueError(f"{what}: {error}") from None
+    own, _, layout = split_layout(state, family, what)
+    return own, layout
+
+
+def split_layout(
+    state: Mapping[str, Tensor], family: str | None, what: str
+) -> tuple[dict[str, Tensor], dict[str, Tensor], Layout]:
+    """Return a ViT's own tensors, those beside them, and the kind of file, of one family or of any.
+
+    Raises
+    ------
+    ValueError
+        As `read_layout` says.
+    """
     _refuse_foreign(state, what)
     own = {name: tensor for name, tensor in state.items() if _OWN.match(name)}
-    extras = frozenset(state) - frozenset(own)
-    layout = min((one for one in LAYOUTS if one.family == family), key=lambda one: len(one.extras ^ extras))
-    if layout.extras != extras:
-        raise ValueError(f"{what}: {_mismatch(layout, extras)}")
-    return own, layout
+    extras = {name: tensor for name, tensor in state.items() if name not in own}
+    layouts = (one for one in LAYOUTS if family in (None, one.family))
+    layout = min(layouts, key=lambda one: len(one.extras ^ extras.keys()))
+    if layout.extras != extras.keys():
+        raise ValueError(f"{what}: {_mismatch(layout, frozenset(extras))}")
+    return own, extras, layout
 
 
 _OWN = re.compile(r"(cls_token|pos_embed)$|(patch_embed|blocks|norm)\.")
@@ -195,12 +220,7 @@ def _refuse_foreign(state: Mapping[str, Tensor], what: str) -> None:
 def _mismatch(layout: Layout, extras: frozenset[str]) -> str:
     """Say how a file's extra tensors differ from the nearest layout's, and whose they are."""
     faults = {"missing": layout.extras - extras, "left over": extras - layout.extras}
-    said = "; ".join(f"{len(names)} {fault}: {_few(names)}" for fault, names in faults.items() if names)
+    said = "; ".join(f"{len(names)} {fault}: {listed(sorted(names))}" for fault, names in faults.items() if names)
     others = [f"{one.name} (use {one.family})" for one in LAYOUTS if one.extras == extras]
     hint = f". It has the layout of {' or '.join(others)}" if others else ""
     return f"expected the tensors of a {layout.name}, got {said}{hint}"
-
-
-def _few(names: Iterable[str], n_named: int = 3) -> str:
-    listed = sorted(names)
-    return ", ".join(listed[:n_named]) + (f" and {len(listed) - n_named} more" if len(listed) > n_named else "")

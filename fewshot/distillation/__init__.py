@@ -1,0 +1,1 @@
+"""Self-supervised distillation: Mugs and CMD, and what both stand on."""
