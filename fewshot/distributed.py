@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["gather_rows", "mean_over_processes", "rank", "world_size"]
+__all__ = ["all_sum", "gather_rows", "mean_over_processes", "rank", "world_size"]
 
 
 def world_size() -> int:
@@ -52,6 +52,22 @@ def gather_rows(rows: Tensor) -> Tensor:
     return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
 
 
+def all_sum(*tensors: Tensor) -> tuple[Tensor, ...]:
+    """Add tensors of one dtype over all processes, in one message; alone, return them as they are.
+
+    Examples
+    --------
+    >>> all_sum(torch.ones(1), torch.zeros(2))
+    (tensor([1.]), tensor([0., 0.]))
+    """
+    if world_size() == 1:
+        return tensors
+    message = torch.cat([tensor.detach().flatten() for tensor in tensors])
+    torch.distributed.all_reduce(message)
+    parts = torch.split(message, [tensor.numel() for tensor in tensors])
+    return tuple(part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True))
+
+
 def mean_over_processes(tensor: Tensor) -> Tensor:
     """Return the mean of the tensors of all processes, the same on each; with one process ``tensor`` itself.
 
@@ -60,11 +76,7 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
     tensor : Tensor (...)
         Floating point, of the same shape and dtype on all processes.
     """
-    if world_size() == 1:
-        return tensor
-    total = tensor.detach().clone(memory_format=torch.contiguous_format)
-    torch.distributed.all_reduce(total)
-    return total / world_size()
+    return tensor if world_size() == 1 else all_sum(tensor)[0] / world_size()
 
 
 def _has_group() -> bool:

@@ -6,13 +6,13 @@ import torch.distributed
 from torch import multiprocessing
 
 from fewshot.discovery.frames import FORMS
-from fewshot.discovery.gathering import all_sum
 from fewshot.discovery.mixture import fit_mixture
 from fewshot.discovery.mixture_start import state_from_means
 from fewshot.discovery.mixture_state import MixtureState
 from fewshot.discovery.power import find_power, two_covariance
 from fewshot.discovery.space import principal_space, project, round_within
 from fewshot.discovery.split_merge import discover_components
+from fewshot.distributed import all_sum
 
 CASES = [(form, is_hard) for form in FORMS for is_hard in (False, True)]
 # The second process has no labelled row of class 1.

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor
 
 from fewshot.discovery.frames import Frame, rounded_frame, working_dtype
+from fewshot.distributed import all_sum
 
-__all__ = ["HardShares", "Shares", "SoftShares", "all_sum", "chunks", "data_frame", "exp_and_log_sum", "total_scatter"]
+__all__ = ["HardShares", "Shares", "SoftShares", "chunks", "data_frame", "exp_and_log_sum", "total_scatter"]
 
 # Numbers held per row times rows of a chunk: small enough to stay in a cache, large enough for a matrix product.
 _CHUNK = 2**20
@@ -126,22 +127,6 @@ def chunks(n_items: int, numbers_per_row: int, chunk_size: int | None = None) ->
     """
     size = max(1, _CHUNK // max(1, numbers_per_row)) if chunk_size is None else chunk_size
     return (slice(start, min(start + size, n_items)) for start in range(0, max(1, n_items), size))
-
-
-def all_sum(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Add float64 tensors over all processes of ``torch.distributed``, in one message; alone, return them as they are.
-
-    Examples
-    --------
-    >>> all_sum(torch.ones(1), torch.zeros(2))
-    (tensor([1.]), tensor([0., 0.]))
-    """
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return tensors
-    message = torch.cat([tensor.flatten() for tensor in tensors])
-    torch.distributed.all_reduce(message)
-    parts = torch.split(message, [tensor.numel() for tensor in tensors])
-    return tuple(part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True))
 
 
 def data_frame(features: Tensor, weights: Tensor | None = None, *, chunk_size: int | None = None) -> Frame:

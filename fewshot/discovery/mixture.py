@@ -25,10 +25,11 @@ from torch import Tensor
 
 from fewshot.checks import check_choice, check_non_negative
 from fewshot.discovery.frames import FORMS
-from fewshot.discovery.gathering import all_sum, data_frame, total_scatter
+from fewshot.discovery.gathering import data_frame, total_scatter
 from fewshot.discovery.mixture_state import MixtureState, assign
 from fewshot.discovery.mixture_steps import Pass, Penalty, Pool, full_pass, m_step
 from fewshot.discovery.niw import NIWPrior
+from fewshot.distributed import all_sum
 
 __all__ = ["MixtureResult", "fit_mixture"]
 

@@ -10,11 +10,12 @@ from torch import Tensor
 
 from fewshot.discovery.densities import Densities, densities
 from fewshot.discovery.frames import Frame, framed_covariances, working_dtype
-from fewshot.discovery.gathering import HardShares, Shares, SoftShares, all_sum, chunks, exp_and_log_sum
+from fewshot.discovery.gathering import HardShares, Shares, SoftShares, chunks, exp_and_log_sum
 from fewshot.discovery.m_steps import Moments, flat_prior, framed_prior, second_moments, updated_components
 from fewshot.discovery.mixture_prior import log_dirichlet, log_niw
 from fewshot.discovery.mixture_state import MixtureState, numbers_per_row
 from fewshot.discovery.niw import NIWPrior
+from fewshot.distributed import all_sum
 
 __all__ = ["Pass", "Penalty", "Pool", "e_step", "full_pass", "gather", "log_penalty", "m_step"]
 

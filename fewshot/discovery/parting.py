@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from fewshot.discovery.evidence import Evidence, log_split_ratio
-from fewshot.discovery.gathering import all_sum
 from fewshot.discovery.statistics import cluster_statistics, cluster_sums
+from fewshot.distributed import all_sum
 
 __all__ = ["Parts", "part_in_two", "two_means"]
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.discovery.gathering import all_sum
 from fewshot.discovery.kmeans import kmeans_plus_plus
 from fewshot.discovery.statistics import cluster_sums
+from fewshot.distributed import all_sum
 
 __all__ = ["Partition", "hard_em", "keep_components", "start_partition"]
 

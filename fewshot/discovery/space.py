@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.discovery.gathering import all_sum
 from fewshot.discovery.statistics import cluster_sums
+from fewshot.distributed import all_sum
 
 __all__ = [
     "DiscoverySpace",

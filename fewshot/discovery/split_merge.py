@@ -25,11 +25,11 @@ import torch
 from torch import Tensor
 
 from fewshot.discovery.evidence import Evidence, collapsed_objective, log_merge_ratio
-from fewshot.discovery.gathering import all_sum
 from fewshot.discovery.parting import part_in_two
 from fewshot.discovery.partition import Partition, hard_em, keep_components, start_partition
 from fewshot.discovery.statistics import ClusterStatistics, cluster_statistics
 from fewshot.discovery.trace import Proposal, Round, proposals_of
+from fewshot.distributed import all_sum
 
 __all__ = ["Discovery", "discover_components", "near_pairs"]
 

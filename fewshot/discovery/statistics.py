@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.discovery.gathering import all_sum
+from fewshot.distributed import all_sum
 
 __all__ = ["ClusterStatistics", "add_statistics", "cluster_statistics", "cluster_sums"]
 
