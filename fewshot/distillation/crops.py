@@ -169,7 +169,7 @@ def strong_view(image: Image.Image, settings: ViewSettings, crop: CropSettings) 
 
     Source
     ------
-    [MUGS] §4 and the released code: RandAugment sees the whole image, before it is cropped.
+    [MUGS] released code: RandAugment sees the whole image, before it is cropped.
     """
     view = _augmented(_mirrored(image, settings), settings.mean)
     return View(_bytes(_cropped(view, crop)), draw_erased(crop.size))

@@ -206,7 +206,7 @@ class InstancePooling(nn.Module):
             return wide(attention)
         if logits is None:
             raise ValueError("pooling 'max' picks an instance by its logits, got logits=None: pass them")
-        return wide(logits.detach().amax(-1))
+        return wide(logits.amax(-1))
 
 
 def _unit(rows: Tensor) -> Tensor:

@@ -106,7 +106,6 @@ class Center(nn.Module):
         self.momentum = momentum
         self.register_buffer("center", torch.zeros(n_prototypes))
 
-    @torch.no_grad()
     def update(self, logits: Tensor) -> None:
         """Take in logits (..., n_prototypes): the mean over all of their rows, on all processes together."""
         rows = logits.detach().flatten(0, -2)

@@ -21,8 +21,18 @@ from fewshot.distillation.view_settings import ViewSettings, cmd_views, mugs_vie
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["DrawnViews", "ViewSettings", "Views", "cmd_views", "draw_views", "finish_views", "join_views"]
-__all__ += ["make_views", "mugs_views", "seeded"]
+__all__ = [
+    "DrawnViews",
+    "ViewSettings",
+    "Views",
+    "cmd_views",
+    "draw_views",
+    "finish_views",
+    "join_views",
+    "make_views",
+    "mugs_views",
+    "seeded",
+]
 
 
 class Views(NamedTuple):
@@ -139,14 +149,14 @@ def draw_views(image: Image.Image, settings: ViewSettings, *, seed: int) -> Draw
     -----
     The help text of Mugs' released code calls 0.5 the probability of strong views; its code, and `weak_probability`
     here, take it for that of weak ones. Differs from that code: large images are first `reduced`; posterising keeps at
-    least one bit, where the original turns an image black in one of 40 cases; its ``strong_ratio`` is left out, which
-    none of RandAugment's operations uses. The image should be upright and is not resized otherwise.
+    least one bit, where the original turns an image black in about one of 40 cases; its ``strong_ratio`` is left out,
+    which none of RandAugment's operations uses. The image should be upright and is not resized otherwise.
 
     The global generators are as they were afterwards.
 
     Source
     ------
-    [MUGS] §4 and the released code; [DINO] §3.1 and the released code; [CMD] released code.
+    [MUGS] released code; [DINO] §3.1 and the released code; [CMD] released code.
     """
     if image.mode != "RGB":
         raise ValueError(f"views need an image of mode RGB, got {image.mode}: use image.convert('RGB')")
