@@ -256,36 +256,6 @@ def _timm_tensors(backbone: TokenBackbone) -> dict[str, Tensor]:
     return {**trunk.network.state_dict(), **norm}
 
 
-class _ImageEmbedding(nn.Module):
-    """The embedding of whole images alone."""
-
-    def __init__(self, backbone: TokenBackbone) -> None:
-        super().__init__()
-        self.backbone = backbone
-
-    def forward(self, images: Tensor) -> Tensor:
-        embedding: Tensor = self.backbone(images).image
-        return embedding
-
-
-def image_extractor(
-    backbone: TokenBackbone, preprocess: Preprocess, *, device: torch.device | str = "cpu"
-) -> Extractor:
-    """Return the extractor of a backbone's embedding of images as it is now: of a copy, so that training may go on.
-
-    Its features are those of the file that `save_distilled` writes, where the recipe is the backbone's own.
-
-    Parameters
-    ----------
-    backbone : TokenBackbone
-    preprocess : Preprocess
-        Of images at evaluation.
-    device
-        Where to compute.
-    """
-    return extractor(_ImageEmbedding(backbone), preprocess=preprocess, device=device)
-
-
 # What a run that is stopped goes on from
 
 

@@ -133,7 +133,8 @@ def _is_ours(path: str | os.PathLike[str]) -> bool:
 
 def _distilled(path: str | os.PathLike[str], name: str | None, options: Mapping[str, object]) -> Source:
     file = read_distilled(path)
-    asked, found = (name or file.name, dict(options) or file.options), (file.name, file.options)
+    asked = ((name or file.name).partition(".")[0], dict(options) or file.options)
+    found = (file.name, file.options)
     if asked != found:
         raise ValueError(
             f"{path}: expected {asked[0]} with options {asked[1]}, got {found[0]} with {found[1]}: "

@@ -32,7 +32,7 @@ def backbone_of(model: nn.Module, size: int, image: str) -> TokenBackbone:
     Parameters
     ----------
     model
-        Of `token_model`; changed in place.
+        Of `token_model`, in evaluation mode; changed in place.
     size
         Side of its input in pixels.
     image
@@ -61,10 +61,8 @@ def backbone_of(model: nn.Module, size: int, image: str) -> TokenBackbone:
 
 @torch.no_grad()
 def _output_of_ramp(model: Any, size: int) -> Tensor:
-    """Return what a model's trunk makes of one image, without leaving a trace in the model."""
-    was_training = model.training
-    output: Tensor = model.eval().forward_features(torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size))
-    model.train(was_training)
+    """Return what a model's trunk makes of one image."""
+    output: Tensor = model.forward_features(torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size))
     return output
 
 

@@ -65,6 +65,8 @@ def test_what_is_known_of_one_extractor_is_told(tmp_path, monkeypatch):
         ("efficientnet_lite0", "Apache-2.0"),
         ("dino", "Apache-2.0"),
         ("mugs:vit_small", "Apache-2.0"),
+        ("esvit:swin_tiny_window14", "MIT (EsViT); CMD states none"),
+        ("distilled", "that of what it was started from"),
         ("open_clip:ViT-B/32", "the model's own"),
         ("open_clip:local-dir:nowhere", "the model's own"),
         ("adm:adm_256_uncond", "MIT; ADM's model card: research only"),
@@ -89,6 +91,7 @@ def test_the_licence_is_the_models_own_where_it_is_known(name, licence):
         ("test_vt", "Error: unknown timm model 'test_vt' (did you mean 'test_vit'"),
         ("efficientnet_lite3", "Error: unknown EfficientNet-Lite 'efficientnet_lite3': did you mean "),
         ("open_clip:ViT-B-3", "Error: open_clip has no model 'ViT-B-3' (did you mean 'ViT-B-32'"),
+        ("esvit:swin_tin", "Error: unknown Swin Transformer 'swin_tin': did you mean 'swin_tiny'? Known: swin_base, "),
         ("adm:adm_256", "Error: unknown diffusion network 'adm_256': did you mean 'adm_256_uncond'? Known: "),
     ],
 )

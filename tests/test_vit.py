@@ -206,8 +206,7 @@ FAULTS = {
     ),
     "it is an EsViT": (
         {"teacher": {"layers.0.blocks.0.norm1.weight": torch.ones(5), "head.mlp.0.bias": torch.ones(5)}},
-        "FILE: looks like a Swin Transformer, as of EsViT and CMD (it has layers.0.blocks.0.norm1.weight): only ViTs "
-        "are read here; timm:swin_tiny_patch4_window7_224 is the nearest with weights of its own",
+        "FILE: looks like a Swin Transformer, as of EsViT and CMD (it has layers.0.blocks.0.norm1.weight): use esvit",
     ),
     "no key holds weights": (
         {"epoch": 7, "student": backbone_state()},
@@ -230,6 +229,13 @@ def test_another_familys_file_is_refused_with_the_family_it_belongs_to(tmp_path)
         "FILE: expected the tensors of a Mugs backbone, got 12 missing: relation_blocks.0.attn.proj.bias, "
         "relation_blocks.0.attn.proj.weight, relation_blocks.0.attn.qkv.bias and 9 more. It has the layout of "
         "DINO backbone (use dino) or iBOT backbone (use ibot)",
+        tmp_path,
+    )
+    refused(
+        "dino",
+        {**backbone_state(), "head.weight": torch.zeros(5, WIDTH), "head.bias": torch.zeros(5)},
+        "FILE: expected the tensors of a DINO backbone, got 2 left over: head.bias, head.weight. It has the layout of "
+        "timm ViT with a classifier (use timm)",
         tmp_path,
     )
     refused(

@@ -26,7 +26,7 @@ def token_model(
     drop_path: float = 0.0,
     seed: int = 0,
 ) -> nn.Module:
-    """Build a network of timm without classifier that takes inputs of other sizes than its own too.
+    """Build a network of timm without classifier, in evaluation mode, that takes inputs of other sizes too.
 
     Parameters
     ----------
