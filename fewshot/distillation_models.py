@@ -79,7 +79,9 @@ def build_backbone(
         Any ViT, Swin or CNN of timm: ``vit_small_patch16_224``, ``swin_tiny_patch4_window7_224``, ``resnet50``. None
         takes what a file says of itself.
     init : str or path
-        - ``random``: drawn under ``seed``; no other draw is touched.
+        - ``random``: drawn under ``seed``; no other draw is touched. Of ViTs and Swins after Xavier, timm's
+          ``weight_init="jax"``, unless ``options`` say otherwise: its default, a standard deviation of 0.02 for any
+          width, leaves the class tokens of narrow networks almost the same for all images.
         - ``published``: timm's weights of that name.
         - A file: Mugs, DINO or iBOT (ViT), EsViT or CMD (Swin), backbone or whole training state; what `save_distilled`
           wrote; or timm's own, which needs the name unless it is a plain ViT. Every tensor must fit.

@@ -15,7 +15,7 @@ from fewshot import distillation_images
 from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.order import ImageOrder
 from fewshot.distillation.views import cmd_views, mugs_views
-from fewshot.distillation_images import ImageStream, count_images
+from fewshot.distillation_images import ImageStream, count_images, measure_pixels
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 
 require_torchvision("these tests")
@@ -371,3 +371,36 @@ def test_time_spent_waiting_is_that_of_decoding(images, monkeypatch):
     monkeypatch.setattr(distillation_images.time, "perf_counter", lambda: float(next(ticks)))
     first(3, made)
     assert made.seconds_waiting == 3.0
+
+
+# Pixels
+
+
+def test_pixel_statistics_are_those_of_all_images_alike(tmp_path):
+    generator = np.random.default_rng(0)
+    arrays = [generator.integers(0, 200 + i, (5 + i, 7, 3), dtype=np.uint8) for i in range(6)]
+    for i, array in enumerate(arrays):
+        Image.fromarray(array).save(tmp_path / f"{i}.png")
+    means = np.array([array.reshape(-1, 3).mean(0) / 255 for array in arrays])
+    squares = np.array([((array.reshape(-1, 3) / 255.0) ** 2).mean(0) for array in arrays])
+    found = measure_pixels(tmp_path)
+    np.testing.assert_allclose(found.mean, means.mean(0))
+    np.testing.assert_allclose(found.std, np.sqrt(squares.mean(0) - means.mean(0) ** 2))
+
+
+def test_pixel_statistics_take_a_sample_and_pass_over_what_cannot_be_read(tmp_path):
+    for i in range(8):
+        Image.fromarray(np.full((4, 4, 3), 20 * i, dtype=np.uint8)).save(tmp_path / f"{i}.png")
+    (tmp_path / "9.png").write_bytes(b"none")
+    samples = {measure_pixels(tmp_path, n_images=3, seed=seed).mean for seed in range(5)}
+    assert len(samples) > 1
+    assert measure_pixels(tmp_path).mean == pytest.approx((70 / 255,) * 3)
+    (tmp_path / "white").mkdir()
+    Image.fromarray(np.full((4, 4, 3), 255, dtype=np.uint8)).save(tmp_path / "white" / "0.png")
+    assert measure_pixels(tmp_path / "white") == ((1.0,) * 3, (1 / 255,) * 3)
+
+
+def test_pixel_statistics_need_one_readable_image(tmp_path):
+    (tmp_path / "0.png").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"^none of 1 images that were drawn from .* can be read: repair them$"):
+        measure_pixels(tmp_path)

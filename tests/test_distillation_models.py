@@ -452,13 +452,13 @@ def test_a_files_architecture_is_not_changed_by_options(tmp_path):
             "vit_tiny_patch16_224",
             {"options": {"dept": 3}},
             ValueError,
-            "timm cannot make 'vit_tiny_patch16_224' with {'img_size': 224, 'dept': 3, 'dynamic_img_size': True}: ",
+            "timm cannot make 'vit_tiny_patch16_224' with {'img_size': 224, 'weight_init': 'jax', 'dept': 3, 'dynamic_img_size': True}: ",
         ),
         (
             "vit_tiny_patch16_224",
             {"options": {"num_heads": 5}},
             ValueError,
-            "timm cannot make 'vit_tiny_patch16_224' with {'img_size': 224, 'num_heads': 5, 'dynamic_img_size': True}",
+            "timm cannot make 'vit_tiny_patch16_224' with {'img_size': 224, 'weight_init': 'jax', 'num_heads': 5, 'd",
         ),
         ("vit_tiny_patch16_224", {"options": {"act_layer": torch.nn.GELU}}, TypeError, "options must be what JSON can"),
         (
@@ -526,3 +526,16 @@ def test_a_distilled_file_is_no_state(tmp_path):
     message = f"{path}: expected 'distillation-state', got 'distilled': pass a file saved as 'distillation-state'"
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         load_training(path)
+
+
+def test_narrow_networks_at_random_are_not_almost_constant():
+    """Xavier's standard deviation of a square layer of width d is 1/√d; timm's default is 0.02 for any width."""
+    options = {"patch_size": 4, "embed_dim": 64, "depth": 2, "num_heads": 2}
+    std = {
+        name: build_backbone("vit_tiny_patch16_224", size=16, options={**options, **init})
+        .backbone.trunk.network.blocks[0]
+        .attn.proj.weight.std()
+        .item()
+        for name, init in {"ours": {}, "timm's": {"weight_init": ""}}.items()
+    }
+    assert std == pytest.approx({"ours": 1 / 8, "timm's": 0.02}, rel=0.1)

@@ -10,11 +10,21 @@ from torch import Tensor, nn
 
 from fewshot.features.backbones.timm_models import import_timm, load_timm, timm_config
 
-__all__ = ["as_tokens", "has_class_token", "is_channels_first", "is_windowed", "n_prefix_tokens", "token_model"]
+__all__ = [
+    "as_tokens",
+    "has_class_token",
+    "is_channels_first",
+    "is_windowed",
+    "n_prefix_tokens",
+    "token_model",
+]
 
 # By these options timm's models take inputs of any size; which of them depends on its version and the architecture.
 _ANY_SIZE: tuple[dict[str, object], ...] = ({"dynamic_img_size": True}, {"strict_img_size": False})
 _NORM_EPS = "norm_eps"
+# Xavier's. timm's default, a standard deviation of 0.02 for any width, leaves the class tokens of narrow networks
+# almost the same for all images.
+_RANDOM_WEIGHTS = "jax"
 
 
 def token_model(
@@ -38,7 +48,8 @@ def token_model(
         Side of its own input in pixels. Position embeddings are of its grid, and windows no larger than it, unless
         ``options`` have an ``img_size``.
     weights
-        ``random``, a file that fits timm's network, or None for the published ones.
+        ``random`` (of ViTs and Swins after Xavier, unless ``options`` have a ``weight_init``), a file that fits timm's
+        network, or None for the published ones.
     drop_path
         Rate of stochastic depth of the last block in training; it grows from 0 in the first.
     seed
@@ -63,6 +74,8 @@ def _created(
 ) -> nn.Module:
     """Create a model with the first of the options for inputs of any size that it knows, if it has one size."""
     config = timm_config(name)
+    if weights == "random" and _has_weight_init(name):
+        options = {"weight_init": _RANDOM_WEIGHTS, **options}
     if not config.fixed_input_size:
         return _tried(name, weights, options, seed)
     options = {"img_size": size, **options}
@@ -101,6 +114,12 @@ def is_windowed(name: str) -> bool:
     """Return whether a model of timm is a Swin Transformer, whose windows should stay those of training."""
     entry = import_timm().models.model_entrypoint(name.partition(".")[0])
     return "swin_transformer" in entry.__module__
+
+
+def _has_weight_init(name: str) -> bool:
+    """Return whether timm offers a choice of initialisations for a model: the plain ViTs and Swins."""
+    entry = import_timm().models.model_entrypoint(name.partition(".")[0])
+    return entry.__module__.rpartition(".")[2] in ("vision_transformer", "swin_transformer")
 
 
 def n_prefix_tokens(model: nn.Module) -> int:
