@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from fewshot.discovery import PIM, CategoryDiscovery, SemiSupervisedKMeans, WardDiscovery
     from fewshot.discovery.n_classes import estimate_n_classes
     from fewshot.discovery_evaluation import evaluate_discovery
+    from fewshot.distillation import CMD, Mugs, fit_distillation
     from fewshot.features import FeatureSet, load_features
     from fewshot.incremental import (
         TEEN,
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CMD",
     "INCREMENTAL_METHODS",
     "METHODS",
     "PIM",
@@ -97,6 +99,7 @@ __all__ = [
     "FeCAM",
     "FeatureSet",
     "MetaDatasetSampler",
+    "Mugs",
     "NearestClassMean",
     "NearestPrototype",
     "Paddle",
@@ -119,6 +122,7 @@ __all__ = [
     "evaluate_sessions",
     "fit_base_prior",
     "fit_dirichlet",
+    "fit_distillation",
     "fit_unem",
     "gaussian_likelihood",
     "incremental_sessions",
@@ -135,12 +139,14 @@ __all__ = [
     "save_unem",
 ]
 
-# What touches files, and what needs scikit-learn, loads on first use.
+# What touches files, what needs scikit-learn, and what few need loads on first use.
 _LAZY = {
+    "CMD": "fewshot.distillation",
     "CategoryDiscovery": "fewshot.discovery",
     "DistributionCalibration": "fewshot.incremental",
     "FeCAM": "fewshot.incremental",
     "FeatureSet": "fewshot.features",
+    "Mugs": "fewshot.distillation",
     "NearestClassMean": "fewshot.incremental",
     "PIM": "fewshot.discovery",
     "RanPAC": "fewshot.incremental",
@@ -151,6 +157,7 @@ _LAZY = {
     "WardDiscovery": "fewshot.discovery",
     "estimate_n_classes": "fewshot.discovery.n_classes",
     "evaluate_discovery": "fewshot.discovery_evaluation",
+    "fit_distillation": "fewshot.distillation",
     "load_classifier": "fewshot.models",
     "load_discoverer": "fewshot.models",
     "load_features": "fewshot.features",

@@ -30,6 +30,7 @@ COMMANDS = [
         "predict",
         "forget",
         "discover",
+        "distill",
         "methods",
     )
 ]

@@ -1,1 +1,42 @@
-"""Self-supervised distillation: Mugs and CMD, and what both stand on."""
+"""Features from images without labels: a student network learns from its own running average, Mugs and CMD."""
+
+from fewshot.distillation.backbone import TokenBackbone, Tokens
+from fewshot.distillation.batch import Stream, ViewBatch
+from fewshot.distillation.cmd import CMD, CMDSettings
+from fewshot.distillation.distiller import Comparison, Distiller
+from fewshot.distillation.monitor import CollapseError, CollapseMonitor, Health, collapse_losses, measure_health
+from fewshot.distillation.mugs import Mugs, MugsSettings
+from fewshot.distillation.training import (
+    DistillationTrace,
+    StepReport,
+    TrainingSettings,
+    TrainingState,
+    fit_distillation,
+)
+from fewshot.distillation.view_settings import ViewSettings, cmd_views, mugs_views
+
+__all__ = [
+    "CMD",
+    "CMDSettings",
+    "CollapseError",
+    "CollapseMonitor",
+    "Comparison",
+    "DistillationTrace",
+    "Distiller",
+    "Health",
+    "Mugs",
+    "MugsSettings",
+    "StepReport",
+    "Stream",
+    "TokenBackbone",
+    "Tokens",
+    "TrainingSettings",
+    "TrainingState",
+    "ViewBatch",
+    "ViewSettings",
+    "cmd_views",
+    "collapse_losses",
+    "fit_distillation",
+    "measure_health",
+    "mugs_views",
+]

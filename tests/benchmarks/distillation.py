@@ -32,7 +32,7 @@ from fewshot.distillation.memory import suggested_capacity
 from fewshot.distillation.mugs import Mugs, MugsSettings
 from fewshot.distillation.training import StepReport, TrainingSettings, fit_distillation
 from fewshot.distillation.views import ViewSettings, cmd_views, mugs_views
-from fewshot.distillation_images import ImageStream
+from fewshot.distillation_images import ImageStream, measure_pixels
 from fewshot.distillation_models import build_backbone, image_extractor
 from fewshot.probing import neighbour_scores
 from tests.token_bags import BagStream, TokenBags, bag_backbone, knn_accuracy
@@ -163,7 +163,8 @@ def distil(options: argparse.Namespace, name: str, pool: Pool, folder: str, side
         image=options.image,
         seed=options.seed,
     )
-    preprocess = replace(built.preprocess, crop_fraction=1.0)
+    pixels = measure_pixels(folder)
+    preprocess = replace(built.preprocess, crop_fraction=1.0, mean=pixels.mean, std=pixels.std)
 
     def features(backbone: torch.nn.Module) -> list[Tensor]:
         extract = image_extractor(backbone, preprocess, device=options.device)
@@ -176,11 +177,13 @@ def distil(options: argparse.Namespace, name: str, pool: Pool, folder: str, side
     changes = {"size": side, "local_size": options.local_size, "n_local": options.n_local, "flip_probability": 0.0}
     views: ViewSettings = mugs_views(**changes) if name == "mugs" else cmd_views(**changes)
     views = replace(views, global_scale=tuple(options.global_scale), local_scale=tuple(options.local_scale))
+    views = replace(views, mean=pixels.mean, std=pixels.std)
     method: Distiller
+    sizes = {"n_prototypes": options.n_prototypes, "hidden": options.hidden}
     if name == "mugs":
-        method = Mugs(built.backbone, MugsSettings(n_prototypes=options.n_prototypes, capacity=capacity))
+        method = Mugs(built.backbone, MugsSettings(capacity=capacity, predictor_hidden=options.hidden, **sizes))
     else:
-        method = CMD(built.backbone, CMDSettings(n_prototypes=options.n_prototypes))
+        method = CMD(built.backbone, CMDSettings(**sizes))
     stream = ImageStream(
         folder,
         views,
@@ -227,14 +230,15 @@ def main() -> None:
     parser.add_argument("--set", choices=SETS, default="omniglot")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--backbone", default="vit_tiny_patch16_224")
-    parser.add_argument("--option", nargs="*", default=["patch_size=4", "embed_dim=128", "depth=4", "num_heads=4"])
+    parser.add_argument("--option", nargs="*", default=["patch_size=4", "embed_dim=64", "depth=3", "num_heads=4"])
     parser.add_argument("--image", default="token")
     parser.add_argument("--size", type=int, default=0)
     parser.add_argument("--local-size", type=int, default=16)
     parser.add_argument("--n-local", type=int, default=2)
     parser.add_argument("--global-scale", type=float, nargs=2, default=(0.4, 1.0))
     parser.add_argument("--local-scale", type=float, nargs=2, default=(0.15, 0.4))
-    parser.add_argument("--n-prototypes", type=int, default=1024)
+    parser.add_argument("--n-prototypes", type=int, default=512)
+    parser.add_argument("--hidden", type=int, default=256)
     parser.add_argument("--batch-size", type=int, default=64)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--momentum", type=float, default=0.99)
