@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "calibrate",
     "discover",
+    "distill",
     "learn",
     "predict",
     "forget",
