@@ -16,7 +16,7 @@ from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Distiller
 from fewshot.distillation.mugs import Mugs, MugsSettings
 from fewshot.distillation.training import DistillationTrace, Progress, TrainingState, fit_distillation
-from fewshot.distillation_images import ImageStream, count_images
+from fewshot.distillation_images import ImageStream, count_images, measure_pixels
 from fewshot.distillation_models import BackboneBuilt, build_backbone, load_training, save_distilled, save_training
 from fewshot.distributed import rank, world_size
 
@@ -205,9 +205,12 @@ def _built(words: Mapping[str, Any]) -> BackboneBuilt:
         seed=words["seed"],
         image=words["image"],
     )
-    if words["crop_fraction"] is None:
-        return built
-    return built._replace(preprocess=replace(built.preprocess, crop_fraction=words["crop_fraction"]))
+    changes: dict[str, Any] = {}
+    if words["init"] == "random":
+        changes |= measure_pixels(words["images"], seed=words["seed"])._asdict()
+    if words["crop_fraction"] is not None:
+        changes["crop_fraction"] = words["crop_fraction"]
+    return built._replace(preprocess=replace(built.preprocess, **changes))
 
 
 def _identity(words: Mapping[str, Any], built: BackboneBuilt, settings: Settings, n_images: int) -> dict[str, Any]:

@@ -37,8 +37,8 @@ SAME_AS = {
 # Keys that --set would change for the views alone, and not for the network or the features.
 _NOT_ALONE = {
     "size": "give --size, for the network and its features too",
-    "mean": "images are normalised as the weights of --init need it",
-    "std": "images are normalised as the weights of --init need it",
+    "mean": "images are normalised as the weights of --init need it, from scratch by their own pixels",
+    "std": "images are normalised as the weights of --init need it, from scratch by their own pixels",
 }
 # Of the side of global crops, as in the originals: 96 of 224 pixels.
 _LOCAL_SHARE = 3 / 7

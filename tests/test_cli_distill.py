@@ -279,6 +279,19 @@ def test_the_crop_fraction_is_stored_and_scores_are_made_with_it(
     assert read_distilled(out).preprocess.crop_fraction == 0.875
 
 
+def test_from_scratch_pixels_are_normalised_by_their_own_statistics(
+    planned: Any, images: Path, out: Path, tmp_path: Path
+) -> None:
+    pixels = np.stack([np.asarray(Image.open(path)).reshape(-1, 3) / 255 for path in sorted(images.rglob("*.png"))])
+    plan = planned()
+    for preprocess in (plan.settings.views, plan.built.preprocess):
+        assert preprocess.mean == pytest.approx(tuple(pixels.mean((0, 1))))
+        assert preprocess.std == pytest.approx(tuple(pixels.std((0, 1))))
+    document(*bare(images, out))
+    begun = planned("--init", out, "--overwrite", network=())
+    assert begun.built.preprocess == read_distilled(out).preprocess == plan.built.preprocess
+
+
 # --- scores -----------------------------------------------------------------------------------------------------------
 
 
@@ -559,7 +572,7 @@ def test_a_memory_too_large_is_told_of_at_the_start_and_in_the_document(
         (("--set", "size=32"), 1, "--set size would contradict the features: give --size, for the network and its "
                                   "features too"),
         (("--set", "mean=0+0+0"), 1, "--set mean would contradict the features: images are normalised as the weights "
-                                     "of --init need it"),
+                                     "of --init need it, from scratch by their own pixels"),
         (("--set", "clip=none"), 1, "clip must be a number, got 'none'"),
         (("--init", "no.pth"), 1, "no such checkpoint: no.pth"),
         (("--memory", 2, "--set", "n_neighbours=3"), 1, "n_neighbours must be at most the memory's capacity, got 3 for "

@@ -51,6 +51,8 @@ class Distiller(nn.Module, ABC):
         What the losses of a collapsed network follow from; 0 negatives where no loss has any.
     student_temperature : float
         Likewise.
+    has_idle_weights : bool
+        Whether some of the student's weights are of no use at first.
     """
 
     student: Any
@@ -59,6 +61,7 @@ class Distiller(nn.Module, ABC):
     n_prototypes: int
     n_negatives: int = 0
     student_temperature: float
+    has_idle_weights: bool = False
 
     @abstractmethod
     def embed(self, batch: ViewBatch, student: nn.Module) -> Any:

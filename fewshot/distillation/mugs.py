@@ -215,6 +215,7 @@ class Mugs(Distiller):
     """
 
     part_names = ("instance", "local_group", "group")
+    has_idle_weights = True  # the relation block's, until the memories are full
 
     def __init__(self, backbone: TokenBackbone, settings: MugsSettings | None = None, *, seed: int = 0) -> None:
         super().__init__()

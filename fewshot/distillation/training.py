@@ -264,7 +264,7 @@ class _Run:
         self.seconds_waiting = 0.0
         self.losses: list[list[float]] = []
         self.health: list[tuple[float, ...]] = []
-        self.student = _distributed(method.student)
+        self.student = _distributed(method)
 
     def batches(self, stream: Stream) -> Iterator[ViewBatch]:
         """Yield the remaining batches, on the device, and add up how long they were waited for."""
@@ -406,9 +406,12 @@ class _Run:
         return health
 
 
-def _distributed(student: nn.Module) -> nn.Module:
-    """Wrap a network where there are several processes; a loss that waits for its memory leaves weights unused."""
-    return student if world_size() == 1 else DistributedDataParallel(student, find_unused_parameters=True)
+def _distributed(method: Distiller) -> nn.Module:
+    """Return the student, wrapped where there are several processes."""
+    student: nn.Module = method.student
+    if world_size() == 1:
+        return student
+    return DistributedDataParallel(student, find_unused_parameters=method.has_idle_weights)
 
 
 def _moved(batch: ViewBatch, device: torch.device) -> ViewBatch:
