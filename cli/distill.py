@@ -23,7 +23,7 @@ from cli.distill_table import distillation_report
 from cli.options import check_folder, document_head, resolve_device
 from cli.words import counted
 from fewshot.distillation.monitor import CollapseError, Health
-from fewshot.distillation.training import DistillationTrace, StepReport
+from fewshot.distillation.run import DistillationTrace, StepReport
 from fewshot.distillation_models import image_extractor
 from fewshot.distributed import world_size
 

@@ -7,7 +7,7 @@ import click
 from cli.distill_settings import METHODS
 from cli.options import DEVICES, bundle, choice
 from fewshot.distillation.backbone import IMAGE_EMBEDDINGS
-from fewshot.distillation.training import PRECISIONS
+from fewshot.distillation.run import PRECISIONS
 
 __all__ = ["run_options", "score_options", "training_options", "view_options", "what_options"]
 

@@ -15,10 +15,13 @@ from cli.distill_settings import Settings, read_options, run_settings
 from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Distiller
 from fewshot.distillation.mugs import Mugs, MugsSettings
-from fewshot.distillation.training import DistillationTrace, Progress, TrainingState, fit_distillation
-from fewshot.distillation_images import ImageStream, count_images, measure_pixels
+from fewshot.distillation.run import DistillationTrace, Progress, TrainingState
+from fewshot.distillation.training import fit_distillation
+from fewshot.distillation_images import ImageStream
 from fewshot.distillation_models import BackboneBuilt, build_backbone, load_training, save_distilled, save_training
 from fewshot.distributed import rank, world_size
+from fewshot.features.images.listing import count_images
+from fewshot.features.images.pixels import measure_pixels
 
 __all__ = ["Plan", "StateFile", "all_failures", "prepare", "state_path"]
 

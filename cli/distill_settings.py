@@ -14,7 +14,7 @@ from fewshot.distillation.backbone import Tokens
 from fewshot.distillation.cmd import CMDSettings
 from fewshot.distillation.memory import check_capacity, suggested_capacity
 from fewshot.distillation.mugs import MugsSettings
-from fewshot.distillation.training import TrainingSettings
+from fewshot.distillation.run import TrainingSettings
 from fewshot.distillation.view_settings import ViewSettings, cmd_views, mugs_views
 from fewshot.distillation_models import BackboneBuilt
 

@@ -5,13 +5,11 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
-import numpy as np
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from fewshot.checks import check_non_negative, check_positive
@@ -22,80 +20,15 @@ from fewshot.distillation.views import DrawnViews, ViewSettings, draw_views, fin
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.batches import _begin_worker
 from fewshot.features.images.decode import decode
-from fewshot.features.images.sources import ImageRecord, find_images, read_bytes
+from fewshot.features.images.listing import ImageList, Images, list_images
+from fewshot.features.images.sources import read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
 
-__all__ = ["ImageStream", "Images", "PixelStatistics", "count_images", "measure_pixels"]
+__all__ = ["ImageStream"]
 
-Images: TypeAlias = "str | os.PathLike[str] | Sequence[str | os.PathLike[str]]"
 _WHAT = "distillation from images"
 _PART_SIZE = 32
-# Of images in one colour.
-_LEAST_STD = 1 / 255
 _N_BATCHES_AHEAD = 2
-
-
-def count_images(images: Images) -> int:
-    """Return how many images there are.
-
-    Parameters
-    ----------
-    images
-        As of `ImageStream`.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no such folder.
-    ValueError
-        If it has no images.
-    """
-    return len(_listed(images).records)
-
-
-class PixelStatistics(NamedTuple):
-    """Mean and standard deviation of each channel, in units of the range [0, 1]."""
-
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-
-
-def measure_pixels(images: Images, *, n_images: int = 256, seed: int = 0) -> PixelStatistics:
-    """Measure the pixels of a random sample of images, each of which counts alike; unreadable ones are passed over.
-
-    A network at random that sees letters on white normalised as photographs are has almost one answer to all of them.
-
-    Parameters
-    ----------
-    images
-        As of `ImageStream`.
-    n_images : int
-        Of the sample, at most.
-    seed : int
-
-    Raises
-    ------
-    ValueError
-        If there are no images, or none of the sample can be read.
-    """
-    found = _listed(images)
-    drawn = torch.randperm(len(found.records), generator=torch.Generator().manual_seed(seed))[:n_images].tolist()
-    moments = [moment for i in drawn for moment in _moments(found, found.records[i])]
-    if not moments:
-        raise ValueError(f"none of {len(drawn)} images that were drawn from {images} can be read: repair them")
-    mean, square = torch.stack(moments).mean(0)
-    std = (square - mean.square()).clamp(min=_LEAST_STD**2).sqrt()
-    return PixelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
-
-
-def _moments(found: _Found, record: ImageRecord) -> Iterator[Tensor]:
-    """Yield the mean and the mean square of an image's channels (2, 3), if it can be read."""
-    try:
-        image = decode(read_bytes(found.root, record)).image
-    except UnreadableImage:
-        return
-    pixels = torch.from_numpy(np.array(image)).double().flatten(0, 1) / 255
-    yield torch.stack([pixels.mean(0), pixels.square().mean(0)])
 
 
 class ImageStream:
@@ -175,7 +108,7 @@ class ImageStream:
         check_non_negative("n_workers", n_workers)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, world_size), got rank {rank} of {world_size}")
-        found = _listed(images)
+        found = list_images(images)
         self.n_images = len(found.records)
         self.steps_per_epoch = self.n_images // (batch_size * world_size)
         if self.steps_per_epoch == 0:
@@ -238,13 +171,6 @@ class ImageStream:
         return _joined([finish_views(views.to(self._device), self._settings) for views in drawn])
 
 
-class _Found(NamedTuple):
-    """The images there are, and the folder that their ids are relative to."""
-
-    root: str
-    records: list[ImageRecord]
-
-
 class _Part(NamedTuple):
     """Views of a part of a batch, none if too many images cannot be read; and how many were replaced."""
 
@@ -266,7 +192,7 @@ class _Places:
 class _Parts(Dataset[_Part]):
     """Parts of batches, by step and number: what is decoded and drawn in one go."""
 
-    def __init__(self, found: _Found, settings: ViewSettings, order: ImageOrder, cuts: list[range]) -> None:
+    def __init__(self, found: ImageList, settings: ViewSettings, order: ImageOrder, cuts: list[range]) -> None:
         self._found, self._settings, self._order, self._cuts = found, settings, order, cuts
 
     @property
@@ -294,14 +220,6 @@ class _Parts(Dataset[_Part]):
             else:
                 return draw_views(image, self._settings, seed=self._order.view_seed(epoch, position))
         return None
-
-
-def _listed(images: Images) -> _Found:
-    if isinstance(images, (str, os.PathLike)):
-        return _Found(os.fspath(images), list(find_images(images, "none")))
-    if not images:
-        raise ValueError("no images: the list of files is empty")
-    return _Found("", [ImageRecord(os.fspath(path)) for path in images])
 
 
 def _too_few(n_images: int, batch_size: int, world_size: int) -> str:

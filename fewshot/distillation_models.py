@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from fewshot.checks import check_choice
 from fewshot.distillation.backbone import IMAGE_EMBEDDINGS, TokenBackbone
-from fewshot.distillation.training import TrainingState
+from fewshot.distillation.run import TrainingState
 from fewshot.distillation_sources import Source, load_source, named_source, read_source
 from fewshot.distillation_trunks import TokenTrunk, backbone_of
 from fewshot.features.backbones.distilled import DISTILLED

@@ -27,7 +27,7 @@ import cli.distill_run
 from cli.distill_run import StateFile, state_path
 from fewshot.distillation import training
 from fewshot.distillation.monitor import CollapseMonitor, Health
-from fewshot.distillation.training import TrainingState
+from fewshot.distillation.run import TrainingState
 from fewshot.distillation_models import build_backbone, load_training
 from fewshot.features.backbones.distilled import read_distilled
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision

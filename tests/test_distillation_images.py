@@ -15,8 +15,10 @@ from fewshot import distillation_images
 from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.order import ImageOrder
 from fewshot.distillation.views import cmd_views, mugs_views
-from fewshot.distillation_images import ImageStream, count_images, measure_pixels
+from fewshot.distillation_images import ImageStream
 from fewshot.features.backbones.torchvision_gate import require_torchvision
+from fewshot.features.images.listing import count_images
+from fewshot.features.images.pixels import measure_pixels
 
 require_torchvision("these tests")
 pytest.importorskip("timm", reason="strong views are timm's")

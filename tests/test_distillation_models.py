@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn.functional import interpolate
 
-from fewshot.distillation.training import TrainingState
+from fewshot.distillation.run import TrainingState
 from fewshot.distillation_models import (
     build_backbone,
     load_training,

@@ -15,7 +15,8 @@ from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.monitor import CollapseError
 from fewshot.distillation.mugs import Mugs, MugsSettings
-from fewshot.distillation.training import TrainingSettings, fit_distillation
+from fewshot.distillation.run import TrainingSettings
+from fewshot.distillation.training import fit_distillation
 from tests.token_bags import BagStream, TokenBags, bag_backbone, knn_accuracy
 
 MUGS = MugsSettings(n_prototypes=128, capacity=1024, hidden=128, n_out=128, predictor_hidden=128)

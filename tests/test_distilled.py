@@ -14,7 +14,7 @@ from torch import nn
 
 from cli.main import cli
 from fewshot.distillation.backbone import TokenBackbone
-from fewshot.distillation.training import TrainingState
+from fewshot.distillation.run import TrainingState
 from fewshot.distillation_models import build_backbone, image_extractor, save_distilled, save_training
 from fewshot.features import extractor, load_features
 from fewshot.features.backbones.distilled import read_distilled

@@ -6,13 +6,8 @@ from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Comparison, Distiller
 from fewshot.distillation.monitor import CollapseError, CollapseMonitor, Health, collapse_losses, measure_health
 from fewshot.distillation.mugs import Mugs, MugsSettings
-from fewshot.distillation.training import (
-    DistillationTrace,
-    StepReport,
-    TrainingSettings,
-    TrainingState,
-    fit_distillation,
-)
+from fewshot.distillation.run import DistillationTrace, StepReport, TrainingSettings, TrainingState
+from fewshot.distillation.training import fit_distillation
 from fewshot.distillation.view_settings import ViewSettings, cmd_views, mugs_views
 
 __all__ = [

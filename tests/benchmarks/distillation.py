@@ -30,10 +30,12 @@ from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Distiller
 from fewshot.distillation.memory import suggested_capacity
 from fewshot.distillation.mugs import Mugs, MugsSettings
-from fewshot.distillation.training import StepReport, TrainingSettings, fit_distillation
+from fewshot.distillation.run import StepReport, TrainingSettings
+from fewshot.distillation.training import fit_distillation
 from fewshot.distillation.views import ViewSettings, cmd_views, mugs_views
-from fewshot.distillation_images import ImageStream, measure_pixels
+from fewshot.distillation_images import ImageStream
 from fewshot.distillation_models import build_backbone, image_extractor
+from fewshot.features.images.pixels import measure_pixels
 from fewshot.probing import neighbour_scores
 from tests.token_bags import BagStream, TokenBags, bag_backbone, knn_accuracy
 
