@@ -261,6 +261,20 @@ def test_a_batch_is_neither_its_own_negative_nor_its_own_neighbour():
     assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
+def test_student_and_teacher_ask_a_memory_of_their_own():
+    method, batch = make_method("mugs"), make_batch("mugs")
+    fill_memories(method)
+    first = run_step(method, batch)[0]
+    method.student_memory.push(draw(16, WIDTH, seed=8).float())
+    second = run_step(method, batch)[0]
+    assert torch.equal(first.teacher.local_group, second.teacher.local_group)
+    assert not torch.equal(first.student.local_group, second.student.local_group)
+    method.teacher_memory.push(draw(16, WIDTH, seed=9).float())
+    third = run_step(method, batch)[0]
+    assert not torch.equal(second.teacher.local_group, third.teacher.local_group)
+    assert torch.equal(second.student.local_group, third.student.local_group)
+
+
 @pytest.mark.parametrize("local_query", ["tokens", "patches"])
 def test_mugs_looks_for_neighbours_with_the_mean_it_was_told(local_query):
     method = make_method("mugs", local_query=local_query).eval()
