@@ -314,6 +314,22 @@ def test_the_order_of_neighbours_does_not_matter():
     torch.testing.assert_close(alone.flatten(0, 1), block)
 
 
+def test_only_a_mugs_student_predicts():
+    method = make_method("mugs")
+    for head in ("instance_head", "local_group_head"):
+        student, teacher = (getattr(network, head) for network in (method.student, method.teacher))
+        assert student.predictor[0].out_features == MUGS.predictor_hidden
+        assert teacher.predictor is None
+
+
+def test_cmd_moves_each_centre_towards_its_own_logits():
+    method = make_method("cmd")
+    outputs, _ = run_step(method, make_batch("cmd"))
+    method.remember(outputs)
+    torch.testing.assert_close(method.center.center, 0.1 * outputs.teacher.logits.mean((0, 1)))
+    torch.testing.assert_close(method.instance_center.center, 0.1 * outputs.teacher.groups[0].logits.mean((0, 1, 2)))
+
+
 def test_a_shared_head_is_one_head():
     method = make_method("cmd", is_head_shared=True)
     assert method.student.instance_head is method.student.image_head
