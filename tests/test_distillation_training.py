@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import replace
@@ -57,32 +58,6 @@ def test_key_tokens_are_learned_in_300_steps(name):
     assert trace.losses.shape == (300, 1 + len(method.part_names))
 
 
-@pytest.mark.parametrize("name", ["mugs", "cmd"])
-def test_a_run_that_was_cut_is_the_run_that_was_not(name):
-    bags = TokenBags.make(300)
-    settings = replace(TRAINING, n_frozen_steps=3, health_every=2)
-    changes = {"capacity": 64} if name == "mugs" else {}
-    stream = make_stream(name, bags, n_train=300, batch_size=16)
-
-    whole = make(name, **changes)
-    trace = fit_distillation(whole, stream, n_steps=8, settings=settings)
-    states = []
-
-    def keep(state):
-        copied = {key: value.clone() for key, value in state.tensors.items()}
-        states.append(state._replace(tensors=copied))
-
-    first = make(name, **changes)
-    fit_distillation(first, stream, n_steps=8, settings=settings, save=keep, save_every=3)
-    assert [state.step for state in states] == [3, 6, 8]
-    second = make(name, seed=5, **changes)
-    resumed = fit_distillation(second, stream, n_steps=8, settings=settings, state=states[1])
-    assert_same(tensors_of(second), tensors_of(whole))
-    torch.testing.assert_close(resumed.losses, trace.losses, rtol=0, atol=0, equal_nan=True)
-    assert torch.equal(resumed.health_steps, trace.health_steps)
-    assert torch.equal(resumed.health, trace.health)
-
-
 class Noisy(nn.Module):
     """A trunk that draws as it runs, as drop path does."""
 
@@ -94,6 +69,38 @@ class Noisy(nn.Module):
         return nn.functional.dropout(self.trunk(bags), 0.2, self.training)
 
 
+def with_noise(method):
+    for network in (method.student, method.teacher):
+        network.backbone.trunk = Noisy(network.backbone.trunk)
+    return method
+
+
+@pytest.mark.parametrize("name", ["mugs", "cmd"])
+def test_a_run_that_was_cut_is_the_run_that_was_not(name):
+    bags = TokenBags.make(300)
+    settings = replace(TRAINING, n_frozen_steps=3, health_every=2)
+    changes = {"capacity": 64} if name == "mugs" else {}
+    stream = make_stream(name, bags, n_train=300, batch_size=16)
+
+    whole = with_noise(make(name, **changes))
+    trace = fit_distillation(whole, stream, n_steps=8, settings=settings)
+    states = []
+
+    def keep(state):
+        copied = {key: value.clone() for key, value in state.tensors.items()}
+        states.append(state._replace(tensors=copied))
+
+    first = with_noise(make(name, **changes))
+    fit_distillation(first, stream, n_steps=8, settings=settings, save=keep, save_every=3)
+    assert [state.step for state in states] == [3, 6, 8]
+    second = with_noise(make(name, seed=5, **changes))
+    resumed = fit_distillation(second, stream, n_steps=8, settings=settings, state=states[1])
+    assert_same(tensors_of(second), tensors_of(whole))
+    torch.testing.assert_close(resumed.losses, trace.losses, rtol=0, atol=0, equal_nan=True)
+    assert torch.equal(resumed.health_steps, trace.health_steps)
+    assert torch.equal(resumed.health, trace.health)
+
+
 def test_draws_within_the_network_follow_from_seed_and_step():
     bags = TokenBags.make(300)
     stream = make_stream("cmd", bags, n_train=300, batch_size=8)
@@ -101,9 +108,7 @@ def test_draws_within_the_network_follow_from_seed_and_step():
     traces = []
     for seed, n_before in ((0, 0), (0, 3), (1, 0)):
         torch.rand(n_before)
-        method = make("cmd")
-        method.student.backbone.trunk = Noisy(method.student.backbone.trunk)
-        method.teacher.backbone.trunk = Noisy(method.teacher.backbone.trunk)
+        method = with_noise(make("cmd"))
         traces.append(fit_distillation(method, stream, n_steps=3, settings=TRAINING, seed=seed).losses)
     torch.set_rng_state(before)
     assert torch.equal(traces[0], traces[1])
@@ -118,9 +123,9 @@ def test_the_global_generator_is_left_alone():
 
 
 def test_the_teacher_is_the_exponential_average_of_the_student():
-    """Closed form: with m constant, θ_t(n) = m^n θ_s(0) + (1 - m) Σ_j m^(n-1-j) θ_s(j+1)."""
-    bags, momentum, n_steps = TokenBags.make(100), 0.7, 4
-    settings = replace(TRAINING, momentum=(momentum, momentum))
+    """θ_t ← m θ_t + (1 - m) θ_s, m from 0.5 to 1 by half a cosine: 1 - (1 + cos(π i / n)) / 4 at step i."""
+    bags, n_steps = TokenBags.make(100), 4
+    settings = replace(TRAINING, momentum=(0.5, 1.0))
     method = make("cmd")
     name = "backbone.trunk.embed.weight"
     history = [method.student.get_parameter(name).detach().clone()]
@@ -131,9 +136,10 @@ def test_the_teacher_is_the_exponential_average_of_the_student():
         settings=settings,
         progress=lambda report: history.append(method.student.get_parameter(name).detach().clone()),
     )
-    expected = momentum**n_steps * history[0]
-    for j, weights in enumerate(history[1:]):
-        expected = expected + (1 - momentum) * momentum ** (n_steps - 1 - j) * weights
+    expected = history[0]
+    for i, weights in enumerate(history[1:]):
+        momentum = 1 - (1 + math.cos(math.pi * i / n_steps)) / 4
+        expected = momentum * expected + (1 - momentum) * weights
     torch.testing.assert_close(method.teacher.get_parameter(name), expected)
 
 
