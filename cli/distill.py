@@ -55,8 +55,8 @@ def distill(context: click.Context, /, **words: Any) -> None:
 
     \b
     Example:
-      fewshot distill --images photos/ --init mugs_vit_small.pth --epochs 20 --out student.safetensors
-      fewshot extract --images photos/ --extractor distilled --weights student.safetensors --out store/
+      fewshot distill --images photos/ --init mugs_vit_small.pth --epochs 20 --out own.safetensors
+      fewshot extract --images photos/ --extractor distilled --weights own.safetensors --out store/
     """  # noqa: D301 (click's own mark)
     _check_applicable(context, words)
     words = _resolved(words)
