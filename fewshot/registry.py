@@ -8,13 +8,17 @@ from functools import partial
 from typing import NamedTuple
 
 from fewshot.checks import check_choice
+from fewshot.episodic.alpha_tim import AlphaTim
 from fewshot.episodic.em_dirichlet import EMDirichlet
 from fewshot.episodic.em_gaussian import EMGaussian
+from fewshot.episodic.linear_head import CosineHead, LogisticHead
 from fewshot.episodic.method import Method
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.paddle import Paddle
 from fewshot.episodic.presets import DEFAULT_PRESET
 from fewshot.episodic.simple_shot import SimpleShot
+from fewshot.episodic.tim import TimADM, TimGD
+from fewshot.episodic.transductive_fine_tuning import TransductiveFineTuning
 from fewshot.episodic.unem import UNEM
 
 __all__ = ["METHODS", "MethodEntry", "build_method", "method_options"]
@@ -49,6 +53,14 @@ METHODS: dict[str, MethodEntry] = {
         NearestPrototype, False, "nearest class mean, Euclidean distance", "Snell et al. 2017"
     ),
     "simpleshot": MethodEntry(SimpleShot, False, "nearest class mean of L2-normalised features", "Wang et al. 2019"),
+    "logistic-regression": MethodEntry(LogisticHead, False, "logistic regression on the support, exact", "RFS"),
+    "baseline++": MethodEntry(CosineHead, False, "head of cosines trained on the support", "CLOSER"),
+    "tim": MethodEntry(TimADM, True, "information maximisation, closed-form updates; draws to balanced classes", "TIM"),
+    "tim-gd": MethodEntry(TimGD, True, "information maximisation by gradients; draws to balanced classes", "TIM"),
+    "alpha-tim": MethodEntry(AlphaTim, True, "information maximisation with Tsallis entropies", "ATIM"),
+    "transductive-fine-tuning": MethodEntry(
+        TransductiveFineTuning, True, "head trained for confident answers on the queries", "Dhillon et al. 2020"
+    ),
     "soft-kmeans": MethodEntry(
         partial(Paddle, class_balance=0.0), True, "soft k-means with clamped support", "Ren et al. 2018"
     ),

@@ -672,7 +672,7 @@ def test_a_batch_must_be_shared_evenly(images: Path, out: Path, monkeypatch: pyt
 def test_help_teaches() -> None:
     said = " ".join(succeeds("distill", "--help").split())
     for sentence in (
-        "fewshot extract --images photos/ --extractor distilled --weights student.safetensors --out store/",
+        "fewshot extract --images photos/ --extractor distilled --weights own.safetensors --out store/",
         "goes on with the same command",
         "Under torchrun, processes share each batch.",
         "Images a step, of all processes together.",
