@@ -9,13 +9,16 @@ from typing import NamedTuple
 
 from fewshot.checks import check_choice
 from fewshot.episodic.alpha_tim import AlphaTim
+from fewshot.episodic.bd_cspn import BDCSPN
 from fewshot.episodic.em_dirichlet import EMDirichlet
 from fewshot.episodic.em_gaussian import EMGaussian
+from fewshot.episodic.laplacian_shot import LaplacianShot
 from fewshot.episodic.linear_head import CosineHead, LogisticHead
 from fewshot.episodic.method import Method
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.paddle import Paddle
 from fewshot.episodic.presets import DEFAULT_PRESET
+from fewshot.episodic.pt_map import PTMAP
 from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.episodic.tim import TimADM, TimGD
 from fewshot.episodic.transductive_fine_tuning import TransductiveFineTuning
@@ -60,6 +63,16 @@ METHODS: dict[str, MethodEntry] = {
     "alpha-tim": MethodEntry(AlphaTim, True, "information maximisation with Tsallis entropies", "ATIM"),
     "transductive-fine-tuning": MethodEntry(
         TransductiveFineTuning, True, "head trained for confident answers on the queries", "Dhillon et al. 2020"
+    ),
+    "bd-cspn": MethodEntry(
+        BDCSPN, True, "nearest prototype by cosine, prototypes rectified by the queries", "Liu et al. 2020"
+    ),
+    "laplacian-shot": MethodEntry(
+        LaplacianShot, True, "nearest prototype, neighbouring queries drawn together", "LSHOT"
+    ),
+    "pt-map": MethodEntry(PTMAP, True, "optimal transport to moving class centres, class shares estimated", "PTMAP"),
+    "pt-map-balanced": MethodEntry(
+        partial(PTMAP, prior="balanced"), True, "the same as published: as many queries of each class", "PTMAP"
     ),
     "soft-kmeans": MethodEntry(
         partial(Paddle, class_balance=0.0), True, "soft k-means with clamped support", "Ren et al. 2018"
