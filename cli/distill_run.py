@@ -193,6 +193,8 @@ def all_failures(own: Mapping[str, str]) -> dict[str, str]:
 def _steps_per_epoch(n_images: int, batch_size: int) -> int:
     if batch_size % world_size():
         raise ValueError(f"--batch-size must be a multiple of the {world_size()} processes, got {batch_size}")
+    if n_images < 2:
+        raise ValueError("one image has nothing to be told from: give --images a folder of many")
     if n_images < batch_size:
         raise ValueError(f"--batch-size must be at most the number of images, {n_images:,}, got {batch_size}")
     return n_images // batch_size

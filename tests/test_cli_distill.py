@@ -335,6 +335,11 @@ def test_archives_are_trained_and_scored_on(images: Path, out: Path, tmp_path: P
     assert told["scores"]["before"][0]["accuracy"] == 1.0
 
 
+def test_one_image_is_no_folder_of_images(out: Path, tmp_path: Path) -> None:
+    alone = write(tmp_path / "alone", {"owl": 1})
+    assert fails(1, *bare(alone, out)) == "Error: one image has nothing to be told from: give --images a folder of many"
+
+
 @pytest.mark.parametrize("sizes", [{"crow": 6}, {"crow": 5, "lone": 1}])
 def test_one_class_alone_is_no_class(out: Path, tmp_path: Path, sizes: dict[str, int]) -> None:
     folder = write(tmp_path / "images", sizes)

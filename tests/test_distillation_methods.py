@@ -378,6 +378,7 @@ def test_backbones_embed_images_by_the_class_token_or_the_mean():
             {"loss_weights": (0.0, 0.0, 0.0)},
             "loss_weights must be three numbers from 0 (instance, local group, group), not all 0, got (0.0, 0.0, 0.0)",
         ),
+        ({"loss_weights": (1.0, float("nan"), 1.0)}, "loss_weights must be three numbers from 0"),
         ({"local_query": "token"}, "unknown query of the memory 'token': did you mean 'tokens'?"),
     ],
 )

@@ -245,6 +245,8 @@ def test_a_finished_run_has_nothing_left_to_do():
     [
         ({"precision": "float16"}, "unknown precision 'float16'"),
         ({"learning_rate": 0.0}, "learning_rate must be positive, got 0.0"),
+        ({"teacher_temperature": (0.04, float("nan"))}, "teacher_temperature must be positive"),
+        ({"weight_decay": (float("nan"), 0.4)}, "teacher_temperature must be positive and weight_decay not negative"),
         ({"momentum": (0.9, 1.1)}, "momentum must lie in [0, 1], got (0.9, 1.1)"),
         ({"n_warmup_steps": -1}, "n_warmup_steps must not be negative, got -1"),
     ],

@@ -89,7 +89,8 @@ class MugsSettings:
             raise ValueError(
                 f"n_neighbours must be at most the memory's capacity, got {self.n_neighbours} for {self.capacity}"
             )
-        if len(self.loss_weights) != 3 or min(self.loss_weights) < 0 or sum(self.loss_weights) == 0:
+        is_valid = len(self.loss_weights) == 3 and all(weight >= 0 for weight in self.loss_weights)
+        if not is_valid or sum(self.loss_weights) == 0:
             raise ValueError(
                 f"loss_weights must be three numbers from 0 (instance, local group, group), not all 0, "
                 f"got {self.loss_weights}"

@@ -75,7 +75,8 @@ class TrainingSettings:
             check_non_negative(name, getattr(self, name))
         if not all(0 <= share <= 1 for share in self.momentum):
             raise ValueError(f"momentum must lie in [0, 1], got {self.momentum}")
-        if min(self.teacher_temperature) <= 0 or min(self.weight_decay) < 0:
+        is_positive = all(temperature > 0 for temperature in self.teacher_temperature)
+        if not is_positive or not all(decay >= 0 for decay in self.weight_decay):
             raise ValueError(
                 "teacher_temperature must be positive and weight_decay not negative, got "
                 f"{self.teacher_temperature} and {self.weight_decay}"

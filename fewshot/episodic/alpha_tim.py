@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from episodes import Episode
 from fewshot.checks import check_positive
-from fewshot.episodic.prototype_descent import check_settings, described, prototype_log_probs, real_counts
+from fewshot.episodic.prototype_descent import PrototypeDescent, check_settings, real_counts
 
 __all__ = ["BY_SHOT", "AlphaTim", "alpha_by_shot"]
 
@@ -33,7 +32,7 @@ def alpha_by_shot(episode: Episode) -> Tensor:
 
 
 @dataclass(frozen=True, slots=True)
-class AlphaTim:
+class AlphaTim(PrototypeDescent):
     """TIM whose marginal and conditional entropies are Tsallis's: H_α(p) = (1 - Σ_k p_k^α) / (α - 1).
 
     A larger α lets the marginal of the queries leave the uniform one at less cost. The loss, by Adam from the class
@@ -77,7 +76,6 @@ class AlphaTim:
     [0, 0]
     """
 
-    is_transductive: ClassVar[bool] = True
     alpha: float | str = BY_SHOT
     cross_entropy_weight: float = 1.0
     marginal_entropy_weight: float = 1.0
@@ -91,16 +89,14 @@ class AlphaTim:
             check_positive("alpha", _number(self.alpha))
         check_settings(self)
 
-    def __call__(self, episode: Episode) -> Tensor:
-        """Return log-probabilities, shape (..., n_queries, n_way)."""
-        return prototype_log_probs(
-            episode, self, alpha_by_shot(episode) if self.alpha == BY_SHOT else _number(self.alpha)
-        )
+    def entropy_order(self, episode: Episode) -> float | Tensor:
+        """Return α."""
+        return alpha_by_shot(episode) if self.alpha == BY_SHOT else _number(self.alpha)
 
     def describe(self) -> str:
         """Say in one line which settings are used."""
         alpha = "by shot" if self.alpha == BY_SHOT else f"{_number(self.alpha):g}"
-        return f"α {alpha}, {described(self)}, {self.n_steps} steps of Adam at rate {self.learning_rate:g}"
+        return f"α {alpha}, {PrototypeDescent.describe(self)}"
 
 
 def _number(alpha: float | str) -> float:

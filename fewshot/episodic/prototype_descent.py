@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from fewshot.prototypes import class_means, l2_normalize, log_softmax_over_ways,
 
 __all__ = [
     "DescentSettings",
+    "PrototypeDescent",
     "TimSettings",
     "centred_unit_episode",
     "check_settings",
@@ -73,6 +74,31 @@ class DescentSettings(TimSettings, Protocol):
     @property
     def learning_rate(self) -> float:
         """Adam's step size."""
+
+    def entropy_order(self, episode: Episode) -> float | Tensor:
+        """Return the α of both entropies, see `logit_gradient`."""
+
+
+class PrototypeDescent:
+    """What the methods that descend have in common; each adds its settings."""
+
+    __slots__ = ()
+    is_transductive: ClassVar[bool] = True
+
+    def __post_init__(self: DescentSettings) -> None:
+        check_settings(self)
+
+    def __call__(self: DescentSettings, episode: Episode) -> Tensor:
+        """Return log-probabilities, shape (..., n_queries, n_way)."""
+        return prototype_log_probs(episode, self, self.entropy_order(episode))
+
+    def entropy_order(self, episode: Episode) -> float | Tensor:
+        """Return the α of both entropies; 1 is Shannon's."""
+        return 1.0
+
+    def describe(self: DescentSettings) -> str:
+        """Say in one line which settings are used."""
+        return f"{described(self)}, {self.n_steps} steps of Adam at rate {self.learning_rate:g}"
 
 
 def check_settings(method: TimSettings) -> None:

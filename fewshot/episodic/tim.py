@@ -10,10 +10,10 @@ from torch import Tensor
 
 from episodes import Episode
 from fewshot.episodic.prototype_descent import (
+    PrototypeDescent,
     centred_unit_episode,
     check_settings,
     described,
-    prototype_log_probs,
     real_counts,
     real_queries,
 )
@@ -189,7 +189,7 @@ class TimADM:
 
 
 @dataclass(frozen=True, slots=True)
-class TimGD:
+class TimGD(PrototypeDescent):
     """Maximise the mutual information of queries and labels by gradient descent on the prototypes.
 
     The objective of `TimADM`, by Adam from the class means on closed-form gradients, see
@@ -221,24 +221,12 @@ class TimGD:
     [TIM] TIM-GD, and the released code.
     """
 
-    is_transductive: ClassVar[bool] = True
     cross_entropy_weight: float = 0.1
     marginal_entropy_weight: float = 1.0
     conditional_entropy_weight: float = 0.1
     softmax_scale: float = 15.0
     learning_rate: float = 1e-4
     n_steps: int = 1000
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    def __call__(self, episode: Episode) -> Tensor:
-        """Return log-probabilities, shape (..., n_queries, n_way)."""
-        return prototype_log_probs(episode, self)
-
-    def describe(self) -> str:
-        """Say in one line which settings are used."""
-        return f"{described(self)}, {self.n_steps} steps of Adam at rate {self.learning_rate:g}"
 
 
 def _is_gram_cheaper(n_items: int, n_features: int, n_steps: int) -> bool:

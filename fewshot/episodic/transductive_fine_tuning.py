@@ -5,16 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
-from episodes import Episode
-from fewshot.episodic.prototype_descent import check_settings, described, prototype_log_probs
+from fewshot.episodic.prototype_descent import PrototypeDescent
 
 __all__ = ["TransductiveFineTuning"]
 
 
 @dataclass(frozen=True, slots=True)
-class TransductiveFineTuning:
+class TransductiveFineTuning(PrototypeDescent):
     """Fine-tune the classifier on the labels of the support and for confident answers on the queries.
 
     On unit-length features, with p_nk = softmax_k( -½ τ ‖z_n - w_k‖² ) and w from the class means,
@@ -59,27 +56,16 @@ class TransductiveFineTuning:
     Examples
     --------
     >>> import torch
+    >>> from episodes import Episode
     >>> episode = Episode(support=torch.eye(2), support_labels=torch.tensor([0, 1]),
     ...                   query=torch.tensor([[0.9, 0.2], [0.7, 0.6]]), class_ids=torch.tensor([0, 1]))
     >>> TransductiveFineTuning()(episode).argmax(-1).tolist()
     [0, 0]
     """
 
-    is_transductive: ClassVar[bool] = True
     marginal_entropy_weight: ClassVar[float] = 0.0
     cross_entropy_weight: float = 1.0
     conditional_entropy_weight: float = 1.0
     softmax_scale: float = 15.0
     learning_rate: float = 5e-5
     n_steps: int = 25
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-
-    def __call__(self, episode: Episode) -> Tensor:
-        """Return log-probabilities, shape (..., n_queries, n_way)."""
-        return prototype_log_probs(episode, self)
-
-    def describe(self) -> str:
-        """Say in one line which settings are used."""
-        return f"{described(self)}, {self.n_steps} steps of Adam at rate {self.learning_rate:g}"
