@@ -22,8 +22,6 @@ from cli.discovery_files import (
     check_out,
     export_folders,
     rows_hash,
-    write_texts,
-    writing_folder,
 )
 from cli.discovery_fit import AUTO, METHODS, Found, find_classes
 from cli.discovery_images import Picture, image_files, thumbnails
@@ -32,6 +30,7 @@ from cli.discovery_report import render_report
 from cli.discovery_table import discovery_report
 from cli.discovery_view import Examples, View, choose_examples, class_profiles, lay_out
 from cli.options import bundle, choice, describe_pool, document_head, resolve_device, run_options_with
+from cli.result_folders import write_texts, writing_folder
 from cli.words import counted
 from fewshot.discovery_evaluation import evaluate_discovery
 

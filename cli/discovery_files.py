@@ -8,10 +8,7 @@ import io
 import json
 import os
 import re
-import secrets
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +17,8 @@ import torch
 from cli.discovery_fit import Found
 from cli.discovery_images import ImageFiles
 from cli.discovery_pool import DiscoveryPool
+from cli.result_folders import checked_place, writing_folder
 from fewshot.features import FeatureSet
-from fewshot.storage import write_text_atomic
 
 __all__ = [
     "ASSIGNMENTS",
@@ -36,8 +33,6 @@ __all__ = [
     "read_summary",
     "rows_hash",
     "safe_names",
-    "write_texts",
-    "writing_folder",
 ]
 
 KIND = "fewshot discovery"
@@ -89,7 +84,7 @@ def check_out(path: str, *, is_overwritten: bool) -> None:
     ValueError
         If it holds other files, or an earlier result that is not to be overwritten.
     """
-    folder = _checked_place(path)
+    folder = checked_place(path)
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     others = [name for name in names if name not in (ASSIGNMENTS, SUMMARY, REPORT)]
     if others or (names and not _is_ours(folder)):
@@ -108,20 +103,9 @@ def check_export(path: str) -> None:
     ValueError
         If it is not empty.
     """
-    folder = _checked_place(path)
+    folder = checked_place(path)
     if folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"--export-folders {path} is not empty: name a new folder")
-
-
-def _checked_place(path: str) -> Path:
-    folder = Path(path).absolute()
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{path} is a file: name a folder")
-    if not folder.parent.is_dir():
-        raise FileNotFoundError(f"no such folder: {Path(path).parent}: create it before writing {folder.name}")
-    if not os.access(folder.parent, os.W_OK):
-        raise PermissionError(f"no right to write to the folder {Path(path).parent}")
-    return folder
 
 
 def _is_ours(folder: Path) -> bool:
@@ -130,28 +114,6 @@ def _is_ours(folder: Path) -> bool:
     except (OSError, ValueError):
         return False
     return True
-
-
-@contextmanager
-def writing_folder(path: str) -> Iterator[Path]:
-    """Give a temporary folder beside ``path`` that takes its place once all is written, or leaves no trace."""
-    folder, mark = Path(path).absolute(), secrets.token_hex(4)
-    temporary, old = (folder.with_name(f".{folder.name}.{mark}.{ending}") for ending in ("tmp", "old"))
-    temporary.mkdir()
-    try:
-        yield temporary
-        if folder.exists():
-            folder.rename(old)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def read_summary(path: str) -> dict[str, Any]:
@@ -219,9 +181,3 @@ def _distinct(name: str, taken: set[str]) -> str:
         found, number = f"{stem} ({number}){suffix}", number + 1
     taken.add(found.lower())
     return found
-
-
-def write_texts(path: Path, texts: Mapping[str, str]) -> None:
-    """Write the files of a folder, each flushed to the disk."""
-    for name, text in texts.items():
-        write_text_atomic(path / name, text)
