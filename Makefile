@@ -5,7 +5,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types tests notebooks bench install clean
+.PHONY: demo test lint types tests notebooks bench tables install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.write_digits $(VENV)/demo/images 40
@@ -44,6 +44,10 @@ notebooks: install
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
+
+# README's comparison of all methods; runs what is wanting, on the feature files in $(DATA).
+tables: install
+	$(BIN)/python -m tests.benchmarks.comparison --data "$(DATA)"
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

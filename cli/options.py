@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+import numpy as np
 import torch
 
 import fewshot
@@ -173,7 +176,19 @@ def resolve_device(name: str) -> torch.device:
 def document_head(context: click.Context) -> dict[str, Any]:
     """Return what every JSON document begins with: what was asked, and what answered."""
     command = context.meta.get("command", [])
-    return {"command": command, "version": fewshot.__version__, "torch_version": torch.__version__}
+    versions = {
+        "fewshot": fewshot.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return {
+        "command": command,
+        "command_line": shlex.join(command),
+        "version": fewshot.__version__,
+        "torch_version": torch.__version__,
+        "versions": versions,
+    }
 
 
 def describe_pool(name: str, pool: FeatureSet) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from episodes import Episode, EpisodeHash, EpisodeIndex, EpisodeSampler, MetaDatasetSampler
+from fewshot.comparison import Standing, behind_best
 from fewshot.em import EMResult
 from fewshot.episodic.method import EMMethod, Method
 from fewshot.metrics import Interval, episode_accuracy, mean_interval
@@ -63,6 +64,8 @@ class Evaluation(NamedTuple):
         Queries that are also support items of their episode; 0 unless the protocol leaks.
     sampling_seconds : float
         Wall-clock time of drawing the episodes and looking their features up.
+    n_leaking_episodes : int
+        Episodes with at least one such query.
     """
 
     scores: dict[str, EpisodeScores]
@@ -71,6 +74,11 @@ class Evaluation(NamedTuple):
     n_queries: int
     n_leaked: int
     sampling_seconds: float
+    n_leaking_episodes: int
+
+    def behind_best(self) -> dict[str, Standing]:
+        """Say of each method how far it lies behind the best one, paired episode by episode."""
+        return dict(zip(self.scores, behind_best([scores.accuracy for scores in self.scores.values()]), strict=True))
 
 
 class _Tally:
@@ -148,13 +156,15 @@ def evaluate_episodes(
         )
     tallies = {name: _Tally() for name in methods}
     fingerprint = EpisodeHash()
-    n_done = n_queries = n_leaked = 0
+    n_done = n_queries = n_leaked = n_leaking = 0
     buffer = features.new_empty(0)
     started = time.perf_counter()
     for index in sampler.batches(n_episodes, batch_size, generator=generator):
         fingerprint.update(index)
         n_queries += int((index.query_index >= 0).sum())
-        n_leaked += 0 if sampler.is_disjoint else index.n_leaked
+        if not sampler.is_disjoint:
+            leaked = _leaked(index)
+            n_leaked, n_leaking = n_leaked + int(leaked.sum()), n_leaking + int((leaked > 0).sum())
         for piece in _pieces(index, features):
             buffer = _grown(buffer, piece, features)
             episode = piece.gather(features, buffer)
@@ -165,7 +175,7 @@ def evaluate_episodes(
             progress(n_done, {name: tally.mean() for name, tally in tallies.items()})
     sampling_seconds = time.perf_counter() - started - sum(tally.seconds for tally in tallies.values())
     scores = {name: tally.scores() for name, tally in tallies.items()}
-    return Evaluation(scores, fingerprint.hexdigest(), n_done, n_queries, n_leaked, sampling_seconds)
+    return Evaluation(scores, fingerprint.hexdigest(), n_done, n_queries, n_leaked, sampling_seconds, n_leaking)
 
 
 def em_warnings(n_collapsed: int, n_one_hot: int, n_episodes: int) -> tuple[str, ...]:
@@ -182,6 +192,12 @@ def em_warnings(n_collapsed: int, n_one_hot: int, n_episodes: int) -> tuple[str,
             "change them: lower scale"
         )
     return tuple(found)
+
+
+def _leaked(index: EpisodeIndex) -> Tensor:
+    """Count the queries of each episode that are also its support items, shape (n_episodes,)."""
+    is_in_support = (index.query_index[:, :, None] == index.support_index[:, None, :]).any(-1)
+    return (is_in_support & (index.query_index >= 0)).sum(-1)
 
 
 def _score(tally: _Tally, method: Method, episode: Episode) -> None:

@@ -20,10 +20,10 @@ import torch
 from rich.console import Console
 
 from cli import errors, options
+from cli.episode_table import episode_report
 from cli.errors import COMMANDS
 from cli.main import cli
 from cli.options import class_positions
-from cli.tables import episode_report
 from episodes import EpisodeSampler
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.evaluation import evaluate_episodes
@@ -80,6 +80,12 @@ def test_the_document_holds_what_the_library_computes() -> None:
     assert facts == {"name": "digits", "n": 1797, "n_classes": 10, "n_features": 64}
 
 
+def marked(row: dict[str, Any]) -> str:
+    """Return the mark of a result that was compared with others."""
+    behind = row["behind_best"]
+    return "* " if behind["mean"] == 0 else "† " if behind["is_tie"] else ""
+
+
 def test_the_table_shows_the_document() -> None:
     words = ("episode", *FEW, "--method", "nearest-prototype", "--method", "unem", "--n-shot", "1,5")
     table, found = succeeds(*words), document(*words)
@@ -88,8 +94,9 @@ def test_the_table_shows_the_document() -> None:
     assert header.split() == ["method", "1-shot", "5-shot", "episodes/s"]
     for name in ("nearest-prototype", "unem"):
         rows = [row for row in found["results"] if row["method"] == name]
-        cells = "   ".join(f"{100 * row['accuracy']:.2f} ± {100 * row['half_width']:.2f}" for row in rows)
-        assert any(line.strip().startswith(name) and cells in line for line in lines), table
+        cells = " ".join(f"{marked(row)}{100 * row['accuracy']:.2f} ± {100 * row['half_width']:.2f}" for row in rows)
+        assert any(line.split()[:-1] == [name, *cells.split()] for line in lines), table
+    assert {marked(row) for row in found["results"]} == {"* ", "† ", ""}
     for row in found["results"]:
         assert f"(episodes {row['episode_hash']})" in table
         assert f"{row['method']}: {row['settings']}" in table
@@ -115,8 +122,9 @@ def test_the_best_of_each_column_is_bold() -> None:
 def test_methods_run_on_the_same_episodes_and_differences_are_paired() -> None:
     twin = "em-gaussian:n_layers=10"
     found = document("episode", *FEW, "--method", "em-gaussian", "--method", twin, "--n-shot", 2)
+    where = {"query_distribution": "balanced", "n_effective_way": 5, "n_shot": 2}
     assert found["differences"] == [
-        {"method": twin, "against": "em-gaussian", "n_shot": 2, "mean": 0.0, "half_width": 0.0}
+        {"method": twin, "against": "em-gaussian", **where, "mean": 0.0, "half_width": 0.0}
     ]
 
 
@@ -154,7 +162,9 @@ def test_leaked_queries_are_reported() -> None:
     row = document(*words)["results"][0]
     assert 0 < row["n_leaked"] < row["n_queries"] == 20 * 150
     share = 100 * row["n_leaked"] / row["n_queries"]
-    assert f"{row['n_leaked']} of 3,000 queries ({share:.1f} %) are also support images" in succeeds(*words)
+    episodes = f"in {row['n_leaking_episodes']} episodes of 20 ({5 * row['n_leaking_episodes']:.1f} %)"
+    said = f"{row['n_leaked']} of 3,000 queries ({share:.1f} %) are also support images: {episodes}"
+    assert said in succeeds(*words)
     assert "support images" not in succeeds("episode", *FEW, "--n-shot", 5, "--method", "simpleshot")
 
 

@@ -156,7 +156,8 @@ def test_the_document_is_whole_and_has_no_nan(images: Path, out: Path) -> None:
 
     told = json.loads(succeeds(*words(images, out, "--memory", 3, "--json", epochs=2)), parse_constant=refuse)
     assert list(told) == [
-        "command", "version", "torch_version", "settings", "run", "epochs", "seconds", "images_per_second",
+        "command", "command_line", "version", "torch_version", "versions", "settings", "run", "epochs", "seconds",
+        "images_per_second",
         "seconds_waiting", "scores", "protocol", "failures", "out", "next_command", "warnings",
     ]  # fmt: skip
     losses = ["total", "instance", "local_group", "group"]
