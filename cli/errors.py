@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import keyword
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Any
@@ -14,11 +15,15 @@ from cli import output
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup", "did_you_mean"]
 
 COMMANDS = (
+    "classify",
     "extract",
+    "import",
     "inspect",
     "probe",
     "episode",
+    "report",
     "train",
+    "tune",
     "calibrate",
     "discover",
     "distill",
@@ -74,7 +79,8 @@ class CommandGroup(NearestGroup):
         """Import a command."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = getattr(import_module(f"cli.{cmd_name}"), cmd_name)
+        name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
+        command: click.Command = getattr(import_module(f"cli.{name}"), name)
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:

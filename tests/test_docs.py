@@ -19,12 +19,16 @@ README = (ROOT / "README.md").read_text()
 COMMANDS = [
     words.split()
     for words in (
+        "classify",
         "extract",
+        "import",
         "inspect",
         "probe",
         "extractors",
         "episode",
+        "report",
         "train unem",
+        "tune",
         "calibrate",
         "learn",
         "predict",

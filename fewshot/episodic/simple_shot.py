@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
 
 from episodes import Episode
-from fewshot.episodic.nearest_prototype import nearest_prototype_log_probs
-from fewshot.prototypes import l2_normalize
+from fewshot.episodic.bd_cspn import class_averages, unit_items
+from fewshot.prototypes import log_softmax_over_ways, way_logits
 
 __all__ = ["SimpleShot"]
 
@@ -34,13 +34,12 @@ class SimpleShot:
 
     def __call__(self, episode: Episode) -> Tensor:
         """Return log-probabilities, shape (..., n_queries, n_way)."""
-        return nearest_prototype_log_probs(
-            replace(episode, support=self._transformed(episode.support), query=self._transformed(episode.query))
-        )
+        support, query = unit_items(episode.support, self.center), unit_items(episode.query, self.center)
+        prototypes = class_averages(support, episode)
+        # -½‖z - p‖² up to a constant of z; the features are not copied to be scaled
+        logits = (query.dot(prototypes) - 0.5 * prototypes.square().sum(-1, keepdim=True)).mT
+        return log_softmax_over_ways(way_logits(logits, episode.way_mask if episode.is_ragged else None))
 
     def describe(self) -> str:
         """Say in one line which settings are used."""
         return "L2-normalised features" if self.center is None else "centred on the base mean, L2-normalised features"
-
-    def _transformed(self, features: Tensor) -> Tensor:
-        return l2_normalize(features if self.center is None else features - self.center.to(features))

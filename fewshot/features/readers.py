@@ -140,7 +140,8 @@ def _read(what: str, path: Path, readers: Mapping[str, Callable[[Path], T]], nam
     """Read a file by the reader of its suffix; ``names`` are known besides."""
     suffix = path.suffix.lower()
     if suffix in _PICKLES:
-        raise ValueError(f"{path} is a pickle, which can run code when opened: convert it to .npz where it was made")
+        advice = "convert it to .npz where it was made, or with fewshot import, which runs nothing"
+        raise ValueError(f"{path} is a pickle, which can run code when opened: {advice}")
     reader = readers.get(suffix) or readers[check_choice(what, suffix or str(path), [*readers, *names])]
     if not path.is_file():
         raise FileNotFoundError(f"no such file: {path}")

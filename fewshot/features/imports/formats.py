@@ -1,0 +1,130 @@
+"""FORMATS: what other programs leave on disk, and the one door through which it comes in."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from fewshot.checks import check_choice
+from fewshot.features.feature_set import FeatureSet
+from fewshot.features.imports.arrow_tables import is_dataset_folder, read_dataset_folder, read_parquet_file
+from fewshot.features.imports.contents import Found, Parts, pool_of
+from fewshot.features.imports.readers import read_npz_file, read_serialised_file
+from fewshot.features.readers import load_features
+
+__all__ = ["FORMATS", "Format", "import_features"]
+
+
+class Format(NamedTuple):
+    """A kind of file.
+
+    Attributes
+    ----------
+    read : callable
+    suffixes : tuple of str
+        By which ``auto`` knows it.
+    summary : str
+    """
+
+    read: Callable[[Path, Parts], Found]
+    suffixes: tuple[str, ...]
+    summary: str
+
+
+def _read_as_features(path: Path, parts: Parts) -> Found:
+    """Read what every command reads."""
+    name = f"{path}:{parts.split}" if parts.split else str(path)
+    pool = load_features(name, needs_labels=False)
+    return Found(pool.features, pool.labels, pool.class_names, pool.ids)
+
+
+FORMATS: Mapping[str, Format] = {
+    "table": Format(read_parquet_file, (".parquet", ".pq"), "Parquet: easyfsl's embedding and class_name, and others"),
+    "pickle": Format(
+        read_serialised_file, (".plk", ".pkl", ".pickle"), "pickles of UNEM, PADDLE, PT-MAP; no code is run"
+    ),
+    "torch": Format(read_serialised_file, (".pt", ".pth"), "torch.save: Tip-Adapter's caches, dicts, pairs"),
+    "npz": Format(read_npz_file, (".npz",), "arrays of NumPy: CoOp's feature_list and label_list, and others"),
+    "datasets": Format(read_dataset_folder, (), "a folder of Hugging Face datasets with a column of vectors"),
+    "features": Format(_read_as_features, (".safetensors", ".csv", ".npy"), "whatever --features reads"),
+}
+
+
+def import_features(
+    path: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    embedding: str | None = None,
+    label: str | None = None,
+    split: str | None = None,
+) -> FeatureSet:
+    """Read features that another program made, running no code that is in them.
+
+    Parameters
+    ----------
+    path
+        A file, or a folder of Hugging Face ``datasets`` or a feature store.
+    format
+        A name in `FORMATS`; ``auto`` goes by the suffix, and knows such folders.
+    embedding, label
+        The column or key of the vectors and the labels, where the usual names do not tell.
+    split
+        Of a folder that holds several.
+
+    Returns
+    -------
+    FeatureSet
+        Half precision widened to float32; without labels, every row is unlabelled. ``source`` says the file, its
+        SHA-256 and the format.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is nothing of that name.
+    ValueError
+        If the format is not known, the file holds anything that is not read, or no features can be told; the
+        message is one line and begins with the file.
+    ImportError
+        If a table is to be read and pyarrow is not installed.
+
+    Examples
+    --------
+    >>> import tempfile, torch
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     torch.save({"concat_features": torch.eye(3), "concat_labels": torch.tensor([0, 0, 4])}, f"{folder}/a.plk")
+    ...     import_features(f"{folder}/a.plk").class_names
+    ('0', '4')
+    """
+    place = Path(path)
+    name = _format_of(place) if format == "auto" else check_choice("format", format, FORMATS)
+    if not place.exists() and name != "features":
+        raise FileNotFoundError(f"no such file: {path}")
+    try:
+        found = FORMATS[name].read(place, Parts(embedding, label, split))
+        return pool_of(found, {"files": [os.fspath(path)], "format": name, **_fingerprint(place)})
+    except (TypeError, ValueError) as error:
+        text = " ".join(str(error).split())
+        raise ValueError(text if text.startswith(f"{path}") else f"{path}: {text}") from error
+
+
+def _format_of(path: Path) -> str:
+    """Return the format of a folder, the layer of a store (``STORE:LAYER``) or a suffix."""
+    if path.is_dir():
+        return "datasets" if is_dataset_folder(path) else "features"
+    if Path(os.fspath(path).rpartition(":")[0] or path).is_dir():
+        return "features"
+    suffix = path.suffix.lower()
+    known = {suffix: name for name, entry in FORMATS.items() for suffix in entry.suffixes}
+    if not suffix and not path.exists():
+        raise FileNotFoundError(f"no such file or folder: {path}")
+    return known[suffix if suffix in known else check_choice("kind of file", suffix or os.fspath(path), known)]
+
+
+def _fingerprint(path: Path) -> dict[str, str]:
+    if not path.is_file():
+        return {}
+    with path.open("rb") as file:
+        return {"sha256": hashlib.file_digest(file, "sha256").hexdigest()}
