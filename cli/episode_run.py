@@ -114,6 +114,8 @@ def evaluated(settings: Mapping[str, Any], asked: list[Regime], n_shots: list[in
     tuned = _tuned(settings, pool)
     settings = {**settings, "methods": with_tuned(settings["methods"], tuned)}
     methods = {text: methods.get(text) or _built(text) for text in settings["methods"]}
+    if settings["classes"] is not None:
+        _check_columns(methods)
     weights = None
     if settings["weights"] is not None:
         methods["unem"], weights = _trained(settings, pool)
@@ -141,6 +143,16 @@ def _built(text: str) -> Method:
         return build_method(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--method'") from None
+
+
+def _check_columns(methods: Mapping[str, Method]) -> None:
+    """Refuse --classes where columns belong to classes: it numbers the classes anew, the columns keep their places."""
+    for name, method in methods.items():
+        if getattr(method, "inputs", "embeddings") == "cosines" or getattr(method, "n_cosines", 0):
+            raise click.UsageError(
+                f"--classes numbers the classes anew, but the columns that {name} takes belong to all of them: "
+                "leave out --classes, or import the features of these classes alone"
+            )
 
 
 def _tuned(settings: Mapping[str, Any], pool: FeatureSet) -> dict[str, TunedMethod]:

@@ -46,9 +46,12 @@ from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.paddle import Paddle
 from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.episodic.unem import UNEM
+from fewshot.episodic.unem_adaptive import UNEMAdaptive
+from fewshot.episodic.unem_adaptive_training import fit_unem_adaptive
 from fewshot.episodic.unem_training import fit_unem
 from fewshot.evaluation import evaluate_episodes
-from fewshot.gaussian import effective_variance, gaussian_likelihood
+from fewshot.gaussian import gaussian_likelihood
+from fewshot.gaussian_scatter import effective_variance
 from fewshot.incremental.calibration import calibrate_prototypes, fit_base_prior, posterior_prototypes
 from fewshot.incremental.methods import INCREMENTAL_METHODS, build_classifier
 from fewshot.registry import METHODS, build_method
@@ -60,6 +63,7 @@ if TYPE_CHECKING:
     from fewshot.discovery_evaluation import evaluate_discovery
     from fewshot.distillation import CMD, Mugs, fit_distillation
     from fewshot.features import FeatureSet, load_features
+    from fewshot.few_shot_classifier import FewShotClassifier
     from fewshot.incremental import (
         TEEN,
         DistributionCalibration,
@@ -77,6 +81,10 @@ if TYPE_CHECKING:
         save_discoverer,
         save_unem,
     )
+    from fewshot.shipped import adaptive_unem
+    from fewshot.tuned_methods import load_tuned, save_tuned
+    from fewshot.tuning import tune
+    from fewshot.tuning_grids import tuning_candidates
 
 __version__ = "0.1.0"
 
@@ -98,6 +106,7 @@ __all__ = [
     "EpisodeSampler",
     "FeCAM",
     "FeatureSet",
+    "FewShotClassifier",
     "MetaDatasetSampler",
     "Mugs",
     "NearestClassMean",
@@ -109,7 +118,9 @@ __all__ = [
     "Session",
     "SimpleShot",
     "StreamingLDA",
+    "UNEMAdaptive",
     "WardDiscovery",
+    "adaptive_unem",
     "build_classifier",
     "build_method",
     "calibrate_prototypes",
@@ -124,11 +135,13 @@ __all__ = [
     "fit_dirichlet",
     "fit_distillation",
     "fit_unem",
+    "fit_unem_adaptive",
     "gaussian_likelihood",
     "incremental_sessions",
     "load_classifier",
     "load_discoverer",
     "load_features",
+    "load_tuned",
     "load_unem",
     "objective",
     "posterior_prototypes",
@@ -136,16 +149,21 @@ __all__ = [
     "run_em",
     "save_classifier",
     "save_discoverer",
+    "save_tuned",
     "save_unem",
+    "tune",
+    "tuning_candidates",
 ]
 
 # What touches files, what needs scikit-learn, and what few need loads on first use.
 _LAZY = {
+    "adaptive_unem": "fewshot.shipped",
     "CMD": "fewshot.distillation",
     "CategoryDiscovery": "fewshot.discovery",
     "DistributionCalibration": "fewshot.incremental",
     "FeCAM": "fewshot.incremental",
     "FeatureSet": "fewshot.features",
+    "FewShotClassifier": "fewshot.few_shot_classifier",
     "Mugs": "fewshot.distillation",
     "NearestClassMean": "fewshot.incremental",
     "PIM": "fewshot.discovery",
@@ -161,10 +179,14 @@ _LAZY = {
     "load_classifier": "fewshot.models",
     "load_discoverer": "fewshot.models",
     "load_features": "fewshot.features",
+    "load_tuned": "fewshot.tuned_methods",
     "load_unem": "fewshot.models",
     "save_classifier": "fewshot.models",
     "save_discoverer": "fewshot.models",
+    "save_tuned": "fewshot.tuned_methods",
     "save_unem": "fewshot.models",
+    "tune": "fewshot.tuning",
+    "tuning_candidates": "fewshot.tuning_grids",
 }
 
 

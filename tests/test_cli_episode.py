@@ -218,3 +218,9 @@ def test_leaks_are_counted_by_episode_too() -> None:
     assert [row["is_disjoint"] for row in rows] == [False, False]
     assert 0 < rows[0]["n_leaking_episodes"] < rows[1]["n_leaking_episodes"] <= 20
     assert json.dumps(rows)
+
+
+@pytest.mark.parametrize("method", ["em-dirichlet:inputs=cosines", "tip-adapter:n_cosines=10"])
+def test_classes_are_not_numbered_anew_under_columns_of_classes(method: str) -> None:
+    told = fails(2, "episode", *FEW, "--classes", "5-9", "--method", method)
+    assert f"--classes numbers the classes anew, but the columns that {method} takes belong to all of them" in told
