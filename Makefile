@@ -1,17 +1,24 @@
 # Two commands do it all on a fresh machine:  make demo  ·  make test
+# Your own images:  make classify SUPPORT=labelled/ QUERY=unsorted/
 PYTHON ?= python3
 VENV ?= .venv
 # The torch that a fresh environment gets. One already in $(VENV) is kept, whatever its version.
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint types tests notebooks bench tables install clean
+.PHONY: demo classify test lint types tests notebooks bench tables install clean
 
 demo: $(VENV)/.installed
+	$(BIN)/python -m tests.write_digits $(VENV)/demo/labelled 5
+	$(BIN)/python -m tests.write_digits $(VENV)/demo/unsorted 5 100
+	$(BIN)/fewshot classify --support $(VENV)/demo/labelled --query $(VENV)/demo/unsorted --out $(VENV)/demo/classified
 	$(BIN)/python -m tests.write_digits $(VENV)/demo/images 40
 	$(BIN)/fewshot extract --images $(VENV)/demo/images --out $(VENV)/demo/store
 	$(BIN)/fewshot episode --features $(VENV)/demo/store --method nearest-prototype --method unem --n-way 5 --n-shot 1,5 --n-query 15 --n-episodes 500
 	$(BIN)/fewshot probe --features $(VENV)/demo/store --method svm --method knn
+
+classify: $(VENV)/.installed
+	$(BIN)/fewshot classify --support "$(SUPPORT)" --query "$(QUERY)"
 
 test: lint types tests notebooks
 
