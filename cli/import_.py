@@ -33,8 +33,8 @@ def import_(context: click.Context, /, **settings: Any) -> None:
 
     \b
     table     Parquet with a column of vectors: easyfsl's embedding and class_name, and others
-    pickle    .plk and .pkl of UNEM, PADDLE, PT-MAP: arrays and tensors only, anything else is refused by name
-    torch     .pt: Tip-Adapter's test_f.pt and keys_16shots.pt (labels are found beside them), dicts, pairs
+    pickle    .plk and .pkl of UNEM, PADDLE, PT-MAP: arrays and tensors, anything else is refused
+    torch     .pt: Tip-Adapter's test_f.pt and keys_16shots.pt (labels beside them), dicts, pairs
     npz       CoOp's feature_list and label_list, and others
     datasets  a folder that Hugging Face datasets saved, with a column of vectors
     features  whatever --features reads

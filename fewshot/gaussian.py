@@ -21,7 +21,6 @@ from fewshot.prototypes import class_counts, one_hot, prototype_logits, way_logi
 __all__ = [
     "GaussianDirect",
     "GaussianGram",
-    "effective_variance",
     "gaussian_likelihood",
     "is_gram_cheaper",
     "with_precision",
@@ -97,14 +96,29 @@ class GaussianDirect(_Gaussian):
     def fixed_log_likelihood(self, parameters: Tensor) -> Tensor:
         """Return the support's log-likelihood plus -½ β Σ ‖z_n‖² of the queries, shape (...)."""
         sums_dot_means = (self.support_sums * parameters).sum(-1)
-        return self._fixed(sums_dot_means, parameters.square().sum(-1), self.query.square().sum((-2, -1)))
+        return self._fixed(sums_dot_means, parameters.square().sum(-1), self.query_squared_norms.sum(-1))
 
-    def residual_gram(self) -> Tensor:
-        """Return the inner products of the queries' residuals to their nearest prototypes, shape (..., q, q)."""
+    @property
+    def query_squared_norms(self) -> Tensor:
+        """‖z_n‖², shape (..., n_queries)."""
+        return self.query.square().sum(-1)
+
+    def prototype_gram(self) -> Tensor:
+        """Return the inner products of the support's class means, shape (..., n_way, n_way)."""
+        means = self.initial_state().parameters
+        return means @ means.mT
+
+    def residual_squares(self) -> tuple[Tensor, Tensor]:
+        """Return ‖r_n‖² (..., n_queries) and Σ_nm (r_n·r_m)² (...) of queries less their nearest prototypes.
+
+        With R the residuals as rows, the second is ‖R Rᵀ‖² = ‖Rᵀ R‖²: the smaller of the two is made.
+        """
         means = self.initial_state().parameters
         nearest = self._real(hard_assignments(way_logits(self.class_logits(means), self.way_mask)))
-        residual = self.query - nearest @ means
-        return _unbiased(residual @ residual.mT, nearest, self.counts)
+        residual = (self.query - nearest @ means) * _debiasing(nearest, self.counts)
+        is_wide = residual.shape[-1] > residual.shape[-2]
+        gram = residual @ residual.mT if is_wide else residual.mT @ residual
+        return residual.square().sum(-1), gram.square().sum((-2, -1))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -145,20 +159,30 @@ class GaussianGram(_Gaussian):
         n = (self.counts + parameters.sum(-2))[..., None, :]
         sums_dot_means = (self._sum_squared_norms + (parameters * self.cross).sum(-2)) / n.squeeze(-2)
         squared_norms = self._mean_squared_norms(parameters, self._from_queries(parameters), n).squeeze(-2)
-        return self._fixed(sums_dot_means, squared_norms, self.gram.diagonal(dim1=-2, dim2=-1).sum(-1))
+        return self._fixed(sums_dot_means, squared_norms, self.query_squared_norms.sum(-1))
 
-    def residual_gram(self) -> Tensor:
-        """Return the inner products of the queries' residuals to their nearest prototypes, shape (..., q, q).
+    @property
+    def query_squared_norms(self) -> Tensor:
+        """‖z_n‖², shape (..., n_queries)."""
+        return self.gram.diagonal(dim1=-2, dim2=-1)
 
-        With A = (z_n·p_k), P = (p_k·p_l) and H the one-hot rows of the nearest prototypes, they are
+    def prototype_gram(self) -> Tensor:
+        """Return the inner products of the support's class means, shape (..., n_way, n_way)."""
+        return self.sum_gram / (self.counts[..., None, :] * self.counts[..., :, None])
+
+    def residual_squares(self) -> tuple[Tensor, Tensor]:
+        """Return ‖r_n‖² (..., n_queries) and Σ_nm (r_n·r_m)² (...) of queries less their nearest prototypes.
+
+        With A = (z_n·p_k), P = (p_k·p_l) and H the one-hot rows of the nearest prototypes, their inner products are
         G - A Hᵀ - H Aᵀ + H P Hᵀ.
         """
         state = self.initial_state()
         nearest = self._real(hard_assignments(way_logits(self.class_logits(state.parameters), self.way_mask)))
         to_prototypes = self.cross / self.counts[..., None, :]
-        among_prototypes = self.sum_gram / (self.counts[..., None, :] * self.counts[..., :, None])
-        half = (to_prototypes - 0.5 * nearest @ among_prototypes) @ nearest.mT
-        return _unbiased(self.gram - half - half.mT, nearest, self.counts)
+        half = (to_prototypes - 0.5 * nearest @ self.prototype_gram()) @ nearest.mT
+        weight = _debiasing(nearest, self.counts)
+        residual_gram = (self.gram - half - half.mT) * weight * weight.mT
+        return residual_gram.diagonal(dim1=-2, dim2=-1), residual_gram.square().sum((-2, -1))
 
     @property
     def _sum_squared_norms(self) -> Tensor:
@@ -230,54 +254,14 @@ def is_gram_cheaper(n_queries: int, n_features: int, n_way: int, n_layers: int) 
     return gram < direct
 
 
-def effective_variance(likelihood: GaussianDirect | GaussianGram, n_features: int) -> Tensor:
-    """Measure an episode's own unit of scale: tr(C²) / tr(C), with C the covariance of items around their class means.
-
-    The variance that a Gaussian with one precision should have in the directions where the items vary: C's mean
-    eigenvalue, weighted by the eigenvalues themselves. Estimated from the residuals of the queries to their nearest
-    prototypes, so that it exists at one shot; tr(C²) from pairs of different queries, and never below
-    tr(C)² / n_features, its least possible value.
-
-    Parameters
-    ----------
-    likelihood : GaussianDirect or GaussianGram
-        Its precision does not matter.
-    n_features : int
-
-    Returns
-    -------
-    Tensor (...)
-        Positive; 1 if all residuals are zero. Scaling the features by c scales it by c².
-
-    Notes
-    -----
-    A unit, not an estimator of C: queries of one class share the error of their prototype, which at few shots makes it
-    larger than its name says. Schedules are therefore learned for each shot count.
-    Ours, not in the paper, whose scale is that of one backbone's raw features. Of the units tried (mean squared
-    distance to the class mean; variance along the lines between prototypes; this one), this is the one in which
-    the precisions learned separately on five feature sets and three shot counts agree: within a factor of 3,
-    against 6 and 17.
-    """
-    gram = likelihood.residual_gram()
-    squared_norms = gram.diagonal(dim1=-2, dim2=-1)
-    n = squared_norms.new_tensor(gram.shape[-1])
-    if likelihood.query_mask is not None:
-        n = likelihood.query_mask.sum(-1).to(gram.dtype)
-    trace = squared_norms.sum(-1) / n
-    of_pairs = gram.square().sum((-2, -1)) - squared_norms.square().sum(-1)
-    variance = torch.maximum(of_pairs / (n * (n - 1)).clamp(min=1) / trace, trace / n_features)
-    return torch.where(trace > 0, variance, 1.0)
-
-
 def with_precision(likelihood: GaussianDirect | GaussianGram, precision: Tensor) -> GaussianDirect | GaussianGram:
     """Return the same episode with another precision, shape (...); nothing is computed anew."""
     return replace(likelihood, precision=precision)
 
 
-def _unbiased(residual_gram: Tensor, nearest: Tensor, counts: Tensor) -> Tensor:
-    """Undo what the sampling error of the prototypes adds: a residual's variance is 1 + 1/n of the items'."""
-    weight = (1 + nearest @ counts.reciprocal()[..., None]).rsqrt()
-    return residual_gram * weight * weight.mT
+def _debiasing(nearest: Tensor, counts: Tensor) -> Tensor:
+    """Return what undoes the sampling error of the prototypes: a residual's variance is 1 + 1/n of the items'."""
+    return (1 + nearest @ counts.reciprocal()[..., None]).rsqrt()
 
 
 def _pieces(episode: Episode) -> Iterator[tuple[Tensor, ...]]:

@@ -21,8 +21,11 @@ from fewshot.episodic.presets import DEFAULT_PRESET
 from fewshot.episodic.pt_map import PTMAP
 from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.episodic.tim import TimADM, TimGD
+from fewshot.episodic.tip_adapter import TipAdapter
+from fewshot.episodic.transclip import TransClip
 from fewshot.episodic.transductive_fine_tuning import TransductiveFineTuning
 from fewshot.episodic.unem import UNEM
+from fewshot.episodic.unem_adaptive import UNEMAdaptive
 
 __all__ = ["METHODS", "MethodEntry", "build_method", "method_options"]
 
@@ -45,6 +48,12 @@ class MethodEntry(NamedTuple):
     is_transductive: bool
     summary: str
     reference: str
+
+
+def _unem_adaptive() -> UNEMAdaptive:
+    from fewshot.shipped import adaptive_unem  # reads a file, which few need
+
+    return adaptive_unem()
 
 
 def _unem(preset: str = DEFAULT_PRESET) -> UNEM:
@@ -74,6 +83,8 @@ METHODS: dict[str, MethodEntry] = {
     "pt-map-balanced": MethodEntry(
         partial(PTMAP, prior="balanced"), True, "the same as published: as many queries of each class", "PTMAP"
     ),
+    "tip-adapter": MethodEntry(TipAdapter, False, "image-text cosines plus a cache of the support", "TIP"),
+    "transclip": MethodEntry(TransClip, True, "Gaussian mixture held to the texts and to neighbours", "TRANSCLIP"),
     "soft-kmeans": MethodEntry(
         partial(Paddle, class_balance=0.0), True, "soft k-means with clamped support", "Ren et al. 2018"
     ),
@@ -84,6 +95,9 @@ METHODS: dict[str, MethodEntry] = {
         partial(EMDirichlet, n_layers=10, is_hard=True), True, "EM-Dirichlet with one-hot assignments", "EMD"
     ),
     "unem": MethodEntry(_unem, True, "unrolled EM with learned schedules, Gaussian classes", "UNEM"),
+    "unem-adaptive": MethodEntry(
+        _unem_adaptive, True, "unrolled EM that finds out how many of the classes the queries come from", "UNEM"
+    ),
     "unem-dirichlet": MethodEntry(
         partial(_unem, preset="dirichlet"), True, "unrolled EM with learned schedules, Dirichlet classes", "UNEM"
     ),

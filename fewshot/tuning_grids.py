@@ -62,7 +62,7 @@ GRIDS: dict[str, Grid] = {
         "class_balance": (0.0, 0.5, 1.0, 2.0, 4.0),
         "temperature": (1.0, 2.0),
     },
-    # α and β over the ranges that [TIP]'s code searches, to 3 and 7.
+    # α and β around [TIP]'s 1 and 5.5.
     "tip-adapter": {"cache_weight": (0.1, 0.5, 1.0, 2.0, 3.0), "sharpness": (1.0, 3.0, 5.5, 7.0)},
     # [TRANSCLIP]'s own values for validation; the text weighs 1 where there is no support.
     "transclip": {"support_weight": (0.1, 0.5, 1.0, 10.0), "text_weight": (0.5, 1.0)},

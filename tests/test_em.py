@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from episodes import Episode
 from fewshot.em import e_step, hard_assignments, objective, proportions, run_em
 from fewshot.episodic.em_gaussian import EMGaussian
-from fewshot.gaussian import effective_variance, gaussian_likelihood, is_gram_cheaper, with_precision
+from fewshot.gaussian import gaussian_likelihood, is_gram_cheaper, with_precision
+from fewshot.gaussian_scatter import effective_variance
 from tests.reference import em_loops as loops
 from tests.strategies import episodes, make_episode, moved, numpy_of, one_of, padded, schedules
 

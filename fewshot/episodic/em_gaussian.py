@@ -10,7 +10,8 @@ from torch import Tensor
 from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.em import EMResult, run_em
-from fewshot.gaussian import effective_variance, gaussian_likelihood, with_precision
+from fewshot.gaussian import gaussian_likelihood, with_precision
+from fewshot.gaussian_scatter import effective_variance
 
 __all__ = ["EMGaussian"]
 
@@ -31,8 +32,8 @@ class EMGaussian:
     n_layers : int
         EM iterations. Default 10.
     is_relative : bool
-        Measure the features of each episode in its own unit, see `fewshot.gaussian.effective_variance`; otherwise take
-        them as they are, as the papers do.
+        Measure the features of each episode in its own unit, see `fewshot.gaussian_scatter.effective_variance`;
+        otherwise take them as they are, as the papers do.
 
     Raises
     ------

@@ -17,12 +17,12 @@ from fewshot.episodic.presets import DEFAULT_PRESET, PRESETS
 from fewshot.gaussian import (
     GaussianDirect,
     GaussianGram,
-    effective_variance,
     gaussian_likelihood,
     with_precision,
 )
+from fewshot.gaussian_scatter import effective_variance
 
-__all__ = ["LIKELIHOODS", "UNEM", "PreparedEpisode"]
+__all__ = ["LIKELIHOODS", "UNEM", "PreparedEpisode", "nearest_shots"]
 
 LIKELIHOODS = ("gaussian", "dirichlet")
 
@@ -65,7 +65,7 @@ class UNEM(nn.Module):
         For Dirichlet classes: what the features are, see `fewshot.episodic.em_dirichlet.episode_cosines`.
     is_relative : bool
         For Gaussian classes: measure the features of each episode in its own unit, so that one set of numbers fits any
-        features (`fewshot.gaussian.effective_variance`). False takes raw features, as the paper does.
+        features (`fewshot.gaussian_scatter.effective_variance`). False takes raw features, as the paper does.
 
     Raises
     ------
@@ -173,19 +173,13 @@ class UNEM(nn.Module):
 
     def prepare(self, episode: Episode) -> PreparedEpisode:
         """Compute what no learned number changes."""
-        schedule = self._schedule_of(episode)
+        schedule = nearest_shots(episode, self.shots)
         if self.likelihood == "dirichlet":
             return PreparedEpisode(episode_cosines(episode, self.inputs), schedule, episode.query_labels)
         gaussian = gaussian_likelihood(episode, n_layers=self.n_layers)
         if self.is_relative:
             gaussian = with_precision(gaussian, 1 / effective_variance(gaussian, episode.n_features))
         return PreparedEpisode(gaussian, schedule, episode.query_labels)
-
-    def _schedule_of(self, episode: Episode) -> Tensor:
-        n_support = (episode.support_labels >= 0).sum(-1)
-        log_shots = (n_support / episode.way_mask.sum(-1)).log()
-        log_known = log_shots.new_tensor(self.shots).log()
-        return (log_shots[..., None] - log_known).abs().argmin(-1)
 
     def run(self, prepared: PreparedEpisode, *, with_objective: bool = False) -> EMResult:
         """Run the layers on a prepared episode; differentiable in the model's parameters."""
@@ -218,6 +212,22 @@ class UNEM(nn.Module):
             "inputs": self.inputs,
             "is_relative": self.is_relative,
         }
+
+
+def nearest_shots(episode: Episode, shots: Sequence[int]) -> Tensor:
+    """Return the position among ``shots`` of the one nearest, on a log scale, to the support items per class.
+
+    Examples
+    --------
+    >>> episode = Episode(support=torch.eye(4), support_labels=torch.tensor([0, 0, 0, 1]), query=torch.eye(4),
+    ...                   class_ids=torch.arange(2))
+    >>> int(nearest_shots(episode, (1, 2, 5)))
+    1
+    """
+    n_support = (episode.support_labels >= 0).sum(-1)
+    log_shots = (n_support / episode.way_mask.sum(-1)).log()
+    log_known = log_shots.new_tensor(shots).log()
+    return (log_shots[..., None] - log_known).abs().argmin(-1)
 
 
 def _inverse_softplus(value: Tensor) -> Tensor:
