@@ -47,7 +47,6 @@ from fewshot.episodic.paddle import Paddle
 from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.episodic.unem import UNEM
 from fewshot.episodic.unem_adaptive import UNEMAdaptive
-from fewshot.episodic.unem_adaptive_training import fit_unem_adaptive
 from fewshot.episodic.unem_training import fit_unem
 from fewshot.evaluation import evaluate_episodes
 from fewshot.gaussian import gaussian_likelihood
@@ -135,7 +134,6 @@ __all__ = [
     "fit_dirichlet",
     "fit_distillation",
     "fit_unem",
-    "fit_unem_adaptive",
     "gaussian_likelihood",
     "incremental_sessions",
     "load_classifier",

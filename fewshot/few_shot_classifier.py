@@ -23,7 +23,7 @@ from fewshot.rejection import calibration_scores, is_rejected, known_p_values, s
 
 __all__ = ["DEFAULT_METHOD", "FewShotClassifier"]
 
-DEFAULT_METHOD = "unem"
+DEFAULT_METHOD = "unem-adaptive"
 
 
 class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]

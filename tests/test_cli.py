@@ -123,9 +123,7 @@ def test_methods_run_on_the_same_episodes_and_differences_are_paired() -> None:
     twin = "em-gaussian:n_layers=10"
     found = document("episode", *FEW, "--method", "em-gaussian", "--method", twin, "--n-shot", 2)
     where = {"query_distribution": "balanced", "n_effective_way": 5, "n_shot": 2}
-    assert found["differences"] == [
-        {"method": twin, "against": "em-gaussian", **where, "mean": 0.0, "half_width": 0.0}
-    ]
+    assert found["differences"] == [{"method": twin, "against": "em-gaussian", **where, "mean": 0.0, "half_width": 0.0}]
 
 
 def test_the_batch_size_changes_nothing() -> None:

@@ -80,8 +80,8 @@ def tolerance(name, dtype):
         return 1e-9 if "dirichlet" in name else 1e-11
     if "dirichlet" in name:
         return 5e-4
-    # These multiply cosines and costs by ten.
-    scaled = ("bd-cspn", "laplacian-shot", "pt-map", "pt-map-balanced", "tip-adapter", "transclip")
+    # These multiply cosines and costs by ten, or choose among answers by networks.
+    scaled = ("bd-cspn", "laplacian-shot", "pt-map", "pt-map-balanced", "tip-adapter", "transclip", "unem-adaptive")
     return 1e-5 if name in scaled else 1e-6
 
 

@@ -10,7 +10,13 @@ from hypothesis import strategies as st
 from episodes import Episode
 from fewshot.episodic.regime_statistics import episode_statistics, solution_statistics
 from fewshot.episodic.unem_adaptive import UNEMAdaptive
-from fewshot.episodic.unem_adaptive_training import fit_unem_adaptive, present_share
+from fewshot.episodic.unem_adaptive_training import (
+    GateExample,
+    fit_gate,
+    fit_schedules,
+    gate_example,
+    present_share,
+)
 from fewshot.gaussian import gaussian_likelihood, with_precision
 from fewshot.gaussian_scatter import residual_scatter
 from fewshot.shipped import adaptive_unem, load_unem_adaptive, save_unem_adaptive
@@ -146,59 +152,80 @@ def test_present_share_is_the_perplexity():
     assert present_share(torch.tensor([0, 1, 2]), 6) == pytest.approx(0.5)
 
 
-def test_learning_lowers_the_loss_of_schedules_and_gate():
+def learned(seed=0, n_steps=12, n_gate_steps=60, told=None):
+    """Train a small model; returns it and its losses."""
     torch.manual_seed(0)
     model = UNEMAdaptive(n_hidden=4, n_gate_hidden=8)
+    generator = torch.Generator().manual_seed(seed)
     batches = [model.prepare(episode) for episode in regimes()]
+    schedules = fit_schedules(model, batches, generator=generator, n_steps=n_steps, progress=told)
+    examples = [gate_example(model, batch) for batch in batches]
+    return model, schedules, fit_gate(model, examples, generator=generator, n_steps=n_gate_steps, progress=told)
+
+
+def test_learning_lowers_the_loss_of_schedules_and_gate():
     told = []
-    trace = fit_unem_adaptive(
-        model,
-        batches,
-        generator=torch.Generator().manual_seed(0),
-        n_steps=12,
-        n_gate_steps=40,
-        progress=lambda what, step, loss: told.append((what, step)),
-    )
-    assert (trace.schedules.shape, trace.gate.shape) == ((4, 12), (40,))
-    for losses in (*trace.schedules, trace.gate):
+    model, schedules, gate = learned(told=lambda what, step, loss: told.append((what, step)))
+    assert (schedules.shape, gate.shape) == ((4, 12), (60,))
+    for losses in (*schedules, gate):
         assert losses[-4:].mean() < losses[:4].mean() - 0.005
-    assert (told[0], told[-1], len(told)) == (("schedule 1 of 4", 1), ("gate", 40), 4 * 12 + 40)
+    assert (told[0], told[-1], len(told)) == (("schedule 1 of 4", 1), ("gate", 60), 4 * 12 + 60)
     assert model.describe().startswith("trained on 128 episodes")
 
 
 def test_one_seed_learns_one_model():
-    def learned(seed):
-        torch.manual_seed(0)
-        model = UNEMAdaptive(n_hidden=2, n_gate_hidden=2)
-        batches = [model.prepare(episode) for episode in regimes(2)]
-        fit_unem_adaptive(model, batches, generator=torch.Generator().manual_seed(seed), n_steps=2, n_gate_steps=3)
-        return torch.cat([value.flatten() for value in model.state_dict().values()])
+    def numbers(seed):
+        return torch.cat([value.flatten() for value in learned(seed, 2, 3)[0].state_dict().values()])
 
-    assert torch.equal(learned(0), learned(0))
-    assert not torch.equal(learned(0), learned(1))
+    assert torch.equal(numbers(0), numbers(0))
+    assert not torch.equal(numbers(0), numbers(1))
+
+
+def test_a_gate_example_is_what_the_answers_say():
+    model, episode = random_model(), queries_of(3).to(dtype=torch.float64)
+    solutions = model.solutions(model.prepare(episode))
+    found = gate_example(model, model.prepare(episode))
+    assert torch.equal(found.statistics, solutions.statistics)
+    for answer, log_right, accuracy in zip(solutions.log_probs, found.log_right, found.accuracy, strict=True):
+        for row, labels in enumerate(episode.query_labels):
+            own = torch.stack([answer[row, n, label] for n, label in enumerate(labels)])
+            assert torch.equal(log_right[row], own)
+            assert float(accuracy[row]) == pytest.approx(float((answer[row].argmax(-1) == labels).double().mean()))
+
+
+def test_the_gate_learns_to_fall_back_to_prototypes():
+    # The schedules are sure and mostly wrong, the prototypes unsure and mostly right.
+    torch.manual_seed(0)
+    model = UNEMAdaptive(2, n_hidden=2, n_gate_hidden=3)
+    statistics = torch.randn(32, model.gate_hidden.in_features)
+    log_right = torch.tensor([0.4, 0.5, 0.5]).log()[:, None, None].expand(-1, 32, 20)
+    accuracy = torch.tensor([0.9, 0.4, 0.4])[:, None].expand(-1, 32)
+    example = GateExample(statistics, log_right, accuracy)
+    fit_gate(model, [example], generator=torch.Generator(), n_steps=60, learning_rate=0.1)
+    assert model.log_weights(statistics).exp()[:, 0].min() > 0.9
 
 
 def test_schedules_learn_from_their_regimes_alone():
     torch.manual_seed(0)
     model = UNEMAdaptive(n_hidden=2, n_gate_hidden=2)
-    batches = [model.prepare(episode) for episode in regimes(2)]
-    changed = [*batches[:-2], *batches[-4:-2]]  # nothing of one class
+    several = [model.prepare(episode) for episode in regimes(2)[:-2]]  # nothing of one class
     with pytest.raises(ValueError, match=r"^no batch has queries of 0% to 21% of its ways: add batches that do$"):
-        fit_unem_adaptive(model, changed, generator=torch.Generator(), n_steps=1, n_gate_steps=1)
+        fit_schedules(model, several, generator=torch.Generator(), n_steps=1)
 
 
-@pytest.mark.parametrize(
-    ("model", "batches", "message"),
-    [
-        (UNEMAdaptive(), [], "training needs at least one batch of episodes with query_labels"),
-        (UNEMAdaptive(2), None, "training needs a schedule for each of 4 regimes, got 2"),
-    ],
-)
-def test_what_cannot_be_learned_from_is_refused(model, batches, message):
-    if batches is None:
-        batches = [model.prepare(queries_of(3))]
-    with pytest.raises(ValueError, match=f"^{message}$"):
-        fit_unem_adaptive(model, batches, generator=torch.Generator())
+def test_what_cannot_be_learned_from_is_refused():
+    model, generator = UNEMAdaptive(), torch.Generator()
+    batch = model.prepare(queries_of(3))
+    with pytest.raises(ValueError, match=r"^training needs at least one batch of episodes with query_labels$"):
+        fit_schedules(model, [], generator=generator)
+    with pytest.raises(ValueError, match=r"^training needs episodes with query_labels$"):
+        fit_schedules(model, [batch._replace(query_labels=None)], generator=generator)
+    with pytest.raises(ValueError, match=r"^training needs a schedule for each of 4 regimes, got 2$"):
+        fit_schedules(UNEMAdaptive(2), [batch], generator=generator)
+    with pytest.raises(ValueError, match=r"^the gate needs at least one example to learn from$"):
+        fit_gate(model, [], generator=generator)
+    with pytest.raises(ValueError, match=r"^n_steps must be positive, got 0$"):
+        fit_gate(model, [gate_example(model, batch)], generator=generator, n_steps=0)
 
 
 # Disk

@@ -1,4 +1,4 @@
-"""Write scikit-learn's digits as PNG files, a folder per class: ``python -m tests.write_digits DIR [N_PER_CLASS [START]]``."""
+"""The digits of scikit-learn as PNG files, a folder a class: ``python -m tests.write_digits DIR [N [START]]``."""
 
 from __future__ import annotations
 

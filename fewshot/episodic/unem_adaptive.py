@@ -120,7 +120,7 @@ class UNEMAdaptive(nn.Module):
 
     is_transductive: ClassVar[bool] = True
 
-    def __init__(self, n_schedules: int = 4, *, n_hidden: int = 24, n_gate_hidden: int = 48) -> None:
+    def __init__(self, n_schedules: int = 4, *, n_hidden: int = 24, n_gate_hidden: int = 64) -> None:
         super().__init__()
         for name, value in (("n_schedules", n_schedules), ("n_hidden", n_hidden), ("n_gate_hidden", n_gate_hidden)):
             check_positive(name, value)
@@ -166,7 +166,8 @@ class UNEMAdaptive(nn.Module):
         """Return λ/|Q| and T of each layer, shape (..., n_layers) each, of one schedule."""
         statistics, to = prepared.statistics, prepared.statistics.dtype
         hidden = (statistics @ self.hidden_weight[number].to(to))[..., None, :] + self.hidden_bias[number].to(to)
-        output = hidden.tanh() @ self.output_weight[number].to(to) + self.output_bias[number].to(to)[prepared.shots]
+        bias = self.output_bias[number].to(to)[prepared.shots[None]][0]
+        output = hidden.tanh() @ self.output_weight[number].to(to) + bias
         temperature = (-output[..., 0].clamp(*_LOG_PRECISION_RANGE)).exp()
         return softplus(output[..., 1]) * temperature, temperature
 
@@ -192,7 +193,7 @@ class UNEMAdaptive(nn.Module):
     def mix(self, solutions: Solutions) -> Tensor:
         """Return ln Σ_m w_m u_m, shape (..., n_queries, n_way)."""
         log_weights = self.log_weights(solutions.statistics).movedim(-1, 0)[..., None, None]
-        return (log_weights + solutions.log_probs).logsumexp(0)
+        return log_softmax_over_ways((log_weights + solutions.log_probs).logsumexp(0))  # a sum of 1, to the last bit
 
     def describe(self) -> str:
         """Say in one line which settings are used."""

@@ -10,34 +10,38 @@ from torch import Tensor
 from torch.special import entr
 
 from fewshot.checks import check_positive
-from fewshot.episodic.unem_adaptive import AdaptiveEpisode, Solutions, UNEMAdaptive
+from fewshot.episodic.unem_adaptive import AdaptiveEpisode, UNEMAdaptive
 from fewshot.prototypes import one_hot
 
-__all__ = ["REGIMES", "AdaptiveTrace", "fit_unem_adaptive", "present_share"]
+__all__ = ["REGIMES", "GateExample", "fit_gate", "fit_schedules", "gate_example", "present_share"]
 
 # Which batches each schedule learns from: the share of the ways that the queries come from, from and below.
 REGIMES = ((0.7, 1.01), (0.35, 0.8), (0.12, 0.45), (0.0, 0.21))
 # The loss is the expected error plus a tenth of the negative log-likelihood, capped, so that no query rules it.
 _LIKELIHOOD_WEIGHT = 0.1
 _LIKELIHOOD_CAP = 8.0
+# What the gate pays for each point of accuracy that it expects below plain prototypes.
+_SHORTFALL_WEIGHT = 2.0
 
 Item = TypeVar("Item")
 Progress = Callable[[str, int, float], None]
 
 
-class AdaptiveTrace(NamedTuple):
-    """What training saw.
+class GateExample(NamedTuple):
+    """What the gate learns from a batch of episodes.
 
     Attributes
     ----------
-    schedules : Tensor (n_schedules, n_steps)
-        Loss before each step of each schedule.
-    gate : Tensor (n_gate_steps,)
-        Loss before each step of the gate.
+    statistics : Tensor (..., n_statistics)
+    log_right : Tensor (n_answers, ..., n_queries)
+        Log-probability of each query's own class in each answer.
+    accuracy : Tensor (n_answers, ...)
+        Of each answer, in [0, 1].
     """
 
-    schedules: Tensor
-    gate: Tensor
+    statistics: Tensor
+    log_right: Tensor
+    accuracy: Tensor
 
 
 def present_share(query_labels: Tensor, n_way: int) -> float:
@@ -52,19 +56,17 @@ def present_share(query_labels: Tensor, n_way: int) -> float:
     return float((entr(share).sum(-1).exp() / n_way).mean())
 
 
-def fit_unem_adaptive(
+def fit_schedules(
     model: UNEMAdaptive,
     batches: Sequence[AdaptiveEpisode],
     *,
     generator: torch.Generator,
     n_steps: int = 600,
-    n_gate_steps: int = 6000,
-    n_batches_per_step: int = 4,
+    n_at_once: int = 4,
     learning_rate: float = 0.01,
-    gate_weight_decay: float = 0.01,
     progress: Progress | None = None,
-) -> AdaptiveTrace:
-    """Learn the schedules, each on the batches of its regime, then the gate on all batches.
+) -> Tensor:
+    """Learn the schedules, each on the batches of its regime.
 
     Parameters
     ----------
@@ -75,18 +77,18 @@ def fit_unem_adaptive(
         shots, ways and feature families that the model is to know.
     generator : torch.Generator
         Decides which batches a step takes.
-    n_steps, n_gate_steps : int
-        Steps of Adam for each schedule, and for the gate. The rate falls along a cosine to 2 %.
-    n_batches_per_step : int
+    n_steps : int
+        Steps of Adam for each schedule. The rate falls along a cosine to 2 %.
+    n_at_once : int
+        Batches per step.
     learning_rate : float
-    gate_weight_decay : float
-        Of AdamW, for the gate.
     progress : callable, optional
         Called after each step with what is trained, the step's number and its loss.
 
     Returns
     -------
-    AdaptiveTrace
+    Tensor (n_schedules, n_steps)
+        Loss before each step.
 
     Raises
     ------
@@ -97,40 +99,81 @@ def fit_unem_adaptive(
         raise ValueError("training needs at least one batch of episodes with query_labels")
     if model.n_schedules != len(REGIMES):
         raise ValueError(f"training needs a schedule for each of {len(REGIMES)} regimes, got {model.n_schedules}")
-    for name, value in (("n_steps", n_steps), ("n_gate_steps", n_gate_steps), ("n_batches", n_batches_per_step)):
-        check_positive(name, value)
-    own = [_in_regime(batches, low, high) for low, high in REGIMES]
+    parameters = [model.hidden_weight, model.hidden_bias, model.output_weight, model.output_bias]
     losses = []
-    for number, part in enumerate(own):
+    for number, own in enumerate([_in_regime(batches, low, high) for low, high in REGIMES]):
 
-        def schedule_loss(batch: AdaptiveEpisode, number: int = number) -> Tensor:
-            return _loss(_of_right(model.run(number, batch), batch))
+        def loss(batch: AdaptiveEpisode, number: int = number) -> Tensor:
+            return _error(_of_right(model.run(number, batch), batch))
 
-        optimizer = torch.optim.Adam(_schedule_parameters(model), check_positive("learning_rate", learning_rate))
-        told = _telling(progress, f"schedule {number + 1} of {len(own)}")
-        losses.append(_descend(optimizer, schedule_loss, part, n_steps, n_batches_per_step, generator, told))
-    answers = [_answers(model, batch) for batch in batches]
-
-    def gate_loss(answer: _Answers) -> Tensor:
-        log_weights = model.log_weights(answer.statistics).movedim(-1, 0)[..., None]
-        return _loss((log_weights + answer.log_right).logsumexp(0))
-
-    optimizer = torch.optim.AdamW(
-        [*model.gate_hidden.parameters(), *model.gate_output.parameters()],
-        learning_rate,
-        weight_decay=gate_weight_decay,
-    )
-    told = _telling(progress, "gate")
-    gate = _descend(optimizer, gate_loss, answers, n_gate_steps, n_batches_per_step, generator, told)
+        optimizer = torch.optim.Adam(parameters, check_positive("learning_rate", learning_rate))
+        told = _telling(progress, f"schedule {number + 1} of {len(REGIMES)}")
+        losses.append(_descend(optimizer, loss, own, n_steps, n_at_once, generator, told))
     model.origin = f"trained on {sum(batch.trace.numel() for batch in batches)} episodes"
-    return AdaptiveTrace(torch.stack(losses), gate)
+    return torch.stack(losses)
 
 
-class _Answers(NamedTuple):
-    """What the gate sees of a batch, and the log-probability of the right class in each answer."""
+@torch.no_grad()
+def gate_example(model: UNEMAdaptive, batch: AdaptiveEpisode) -> GateExample:
+    """Return what the gate sees of a batch, and how right each answer is; nothing else of the batch is kept."""
+    solutions = model.solutions(batch)
+    is_right = solutions.log_probs.argmax(-1) == _labels(batch)
+    accuracy = is_right.to(solutions.statistics.dtype).mean(-1)
+    return GateExample(solutions.statistics, _of_right(solutions.log_probs, batch), accuracy)
 
-    statistics: Tensor
-    log_right: Tensor
+
+def fit_gate(
+    model: UNEMAdaptive,
+    examples: Sequence[GateExample],
+    *,
+    generator: torch.Generator,
+    n_steps: int = 16_000,
+    n_at_once: int = 4,
+    learning_rate: float = 0.01,
+    weight_decay: float = 0.01,
+    progress: Progress | None = None,
+) -> Tensor:
+    """Learn the gate: to be right and sure, to expect much, and never less than from plain prototypes.
+
+    Parameters
+    ----------
+    model : UNEMAdaptive
+        Its gate is trained in place.
+    examples : sequence of GateExample
+        Best of other batches than the schedules learned from.
+    generator : torch.Generator
+        Decides which examples a step takes.
+    n_steps, n_at_once, learning_rate
+        As for `fit_schedules`.
+    weight_decay : float
+        Of AdamW.
+    progress : callable, optional
+        Called after each step with what is trained, the step's number and its loss.
+
+    Returns
+    -------
+    Tensor (n_steps,)
+        Loss before each step.
+
+    Raises
+    ------
+    ValueError
+        If there is no example, or a setting is out of range.
+    """
+    if not examples:
+        raise ValueError("the gate needs at least one example to learn from")
+
+    def loss(example: GateExample) -> Tensor:
+        log_weights = model.log_weights(example.statistics).movedim(-1, 0)
+        error = _error((log_weights[..., None] + example.log_right).logsumexp(0))
+        expected = (log_weights.exp() * example.accuracy).sum(0).mean()
+        shortfall = (example.accuracy[0].mean() - expected).relu()
+        return error - expected + _SHORTFALL_WEIGHT * shortfall
+
+    parameters = [*model.gate_hidden.parameters(), *model.gate_output.parameters()]
+    rate = check_positive("learning_rate", learning_rate)
+    optimizer = torch.optim.AdamW(parameters, rate, weight_decay=weight_decay)
+    return _descend(optimizer, loss, examples, n_steps, n_at_once, generator, _telling(progress, "gate"))
 
 
 def _in_regime(batches: Sequence[AdaptiveEpisode], low: float, high: float) -> list[AdaptiveEpisode]:
@@ -139,16 +182,6 @@ def _in_regime(batches: Sequence[AdaptiveEpisode], low: float, high: float) -> l
     if not found:
         raise ValueError(f"no batch has queries of {low:.0%} to {min(high, 1):.0%} of its ways: add batches that do")
     return found
-
-
-def _schedule_parameters(model: UNEMAdaptive) -> list[Tensor]:
-    return [model.hidden_weight, model.hidden_bias, model.output_weight, model.output_bias]
-
-
-@torch.no_grad()
-def _answers(model: UNEMAdaptive, batch: AdaptiveEpisode) -> _Answers:
-    solutions: Solutions = model.solutions(batch)
-    return _Answers(solutions.statistics, _of_right(solutions.log_probs, batch))
 
 
 def _labels(batch: AdaptiveEpisode) -> Tensor:
@@ -163,7 +196,7 @@ def _of_right(log_probs: Tensor, batch: AdaptiveEpisode) -> Tensor:
     return log_probs.gather(-1, labels).squeeze(-1)
 
 
-def _loss(log_right: Tensor) -> Tensor:
+def _error(log_right: Tensor) -> Tensor:
     """Return the expected error plus a tenth of the capped negative log-likelihood."""
     return (1 - log_right.exp() - _LIKELIHOOD_WEIGHT * log_right.clamp(min=-_LIKELIHOOD_CAP)).mean()
 
@@ -182,9 +215,10 @@ def _descend(
     told: Callable[[int, float], None],
 ) -> Tensor:
     """Take steps down the loss of drawn items; return the loss before each."""
-    rate = optimizer.param_groups[0]["lr"]
+    check_positive("n_steps", n_steps)
+    check_positive("n_at_once", n_at_once)
+    rate, parameters = optimizer.param_groups[0]["lr"], optimizer.param_groups[0]["params"]
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, n_steps, 0.02 * rate)
-    parameters = optimizer.param_groups[0]["params"]
     seen = []
     for step in range(n_steps):
         optimizer.zero_grad()

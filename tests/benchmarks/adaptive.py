@@ -16,7 +16,7 @@ import torch
 from episodes import EpisodeSampler
 from fewshot.checks import check_choice
 from fewshot.episodic.unem_adaptive import AdaptiveEpisode, UNEMAdaptive
-from fewshot.episodic.unem_adaptive_training import fit_unem_adaptive
+from fewshot.episodic.unem_adaptive_training import fit_gate, fit_schedules, gate_example
 from fewshot.prototypes import l2_normalize
 from fewshot.shipped import save_unem_adaptive
 from tests.benchmarks.presets import pools
@@ -95,24 +95,33 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--n-batches", type=int, default=300, help="for each feature set")
     parser.add_argument("--n-steps", type=int, default=600)
+    parser.add_argument("--n-gate-steps", type=int, default=16_000)
     parser.add_argument("--leave-out", nargs="*", default=(), help="feature sets to leave out")
     options = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
     torch.manual_seed(0)  # the gate's first weights
     model = UNEMAdaptive()
-    batches: list[AdaptiveEpisode] = []
-    names = [name for name in pools(options.data) if name not in options.leave_out]
-    for name, pool in pools(options.data).items():
-        if name in names:
-            batches += family_batches(pool, options.n_batches, 32, generator, model)
-            print(f"{name}: {len(batches)} batches", flush=True)
+    families = {name: pool for name, pool in pools(options.data).items() if name not in options.leave_out}
+    batches = [
+        batch for pool in families.values() for batch in family_batches(pool, options.n_batches, 32, generator, model)
+    ]
+    print(f"{len(batches)} batches", flush=True)
 
     def tell(what: str, step: int, loss: float) -> None:
         if step % 100 == 0:
             print(f"{what}: step {step}, loss {loss:.4f}", flush=True)
 
-    fit_unem_adaptive(model, batches, generator=generator, n_steps=options.n_steps, progress=tell)
-    model.origin = f"learned on {len(names)} sets of real features, one to all of two to twenty classes present"
+    fit_schedules(model, batches, generator=generator, n_steps=options.n_steps, progress=tell)
+    batches.clear()
+    examples = [
+        gate_example(model, batch)
+        for pool in families.values()
+        for _ in range(2 * options.n_batches // 10)  # a few at a time: of each batch little is kept
+        for batch in family_batches(pool, 10, 32, generator, model)
+    ]
+    print(f"{len(examples)} examples for the gate", flush=True)
+    fit_gate(model, examples, generator=generator, n_steps=options.n_gate_steps, progress=tell)
+    model.origin = f"learned on {len(families)} sets of real features, one to all of two to twenty classes present"
     save_unem_adaptive(model, options.out)
 
 
