@@ -41,7 +41,7 @@ IGNORES = {
     "em-dirichlet": {"translation", "rotation", "scale"},
     "hard-em-dirichlet": {"translation", "rotation", "scale"},
     "unem": {"translation", "rotation", "scale"},
-    "unem-adaptive": {"translation", "rotation", "scale"},
+    "unem-adaptive": {"rotation", "scale"},
     "unem-dirichlet": {"translation", "rotation", "scale"},
 }
 TENSORS = ("support", "support_labels", "query", "class_ids", "query_labels")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -22,17 +24,18 @@ from fewshot.episodic.regime_statistics import (
 from fewshot.episodic.unem import nearest_shots
 from fewshot.gaussian import GaussianDirect, GaussianGram, gaussian_likelihood, with_precision
 from fewshot.gaussian_scatter import residual_scatter
-from fewshot.prototypes import log_softmax_over_ways, way_logits
+from fewshot.prototypes import l2_normalize, log_softmax_over_ways, way_logits
 
 __all__ = ["AdaptiveEpisode", "Solutions", "UNEMAdaptive"]
 
 # Softmax over distances in units of the scatter at this precision is the answer of plain prototypes.
 _PROTOTYPE_PRECISION = 0.5
+_N_VIEWS = 2
 _LOG_PRECISION_RANGE = (-6.0, 4.0)
 
 
 class AdaptiveEpisode(NamedTuple):
-    """What no learned number changes, computed once; the features are not kept.
+    """What no learned number changes of one view of an episode, computed once; the features are not kept.
 
     Attributes
     ----------
@@ -61,9 +64,9 @@ class Solutions(NamedTuple):
     Attributes
     ----------
     log_probs : Tensor (n_answers, ..., n_queries, n_way)
-        Of plain prototypes, then of each schedule.
+        Of plain prototypes, then of each schedule; on the features as they are, then on those of unit length.
     statistics : Tensor (..., n_statistics)
-        Of the episode and of each answer.
+        Of the episode and of each answer, view by view.
     """
 
     log_probs: Tensor
@@ -78,9 +81,9 @@ class UNEMAdaptive(nn.Module):
 
         T_l = exp(-b_l),  λ_l/(|Q| T_l) = softplus(a_l),  (b_l, a_l) = c_ml + V_m tanh(W_m s + h_ml),
 
-    on features in units of the episode's scatter. The answer is Σ_m w_m u_m over the schedules and plain prototypes
-    (m = 0), with w = softmax(gate(s, t_0, …, t_M)) and t_m what can be seen of solution m: how many classes it uses,
-    how sure it is, how well it fits.
+    on features in units of the episode's scatter, once as they are and once L2-normalised. The answer is Σ w_m u_m over
+    the schedules and plain prototypes (m = 0) of both views, with w = softmax(gate(s, t_0, …, t_M; of both views)) and
+    t_m what can be seen of solution m: how many classes it uses, how sure it is, how well it fits.
 
     Parameters
     ----------
@@ -100,8 +103,8 @@ class UNEMAdaptive(nn.Module):
     -----
     Ours, not in the paper, whose schedule is trained for one number of shots and one number of classes among the
     queries, and falls below prototypes at others. Query labels are never read; no answer depends on the other
-    episodes of a batch. Ignores translation, rotation and scale of the features.
-    An untrained model has the schedules of the ``frozen-features`` preset and an even gate: use
+    episodes of a batch. Ignores rotation and scale of the features.
+    An untrained model has the schedules of the ``frozen-features`` preset and a gate of random weights: use
     `fewshot.shipped.adaptive_unem`, or ``fewshot.build_method("unem-adaptive")``, for the learned one.
 
     Source
@@ -131,8 +134,8 @@ class UNEMAdaptive(nn.Module):
         self.output_weight = nn.Parameter(torch.zeros(n_schedules, n_hidden, 2))
         self.output_bias = nn.Parameter(initial.expand(n_schedules, -1, -1, -1).clone())
         n_statistics = N_EPISODE_STATISTICS + (n_schedules + 1) * N_SOLUTION_STATISTICS
-        self.gate_hidden = nn.Linear(n_statistics, n_gate_hidden)
-        self.gate_output = nn.Linear(n_gate_hidden, n_schedules + 1)
+        self.gate_hidden = nn.Linear(_N_VIEWS * n_statistics, n_gate_hidden)
+        self.gate_output = nn.Linear(n_gate_hidden, _N_VIEWS * (n_schedules + 1))
 
     @property
     def n_schedules(self) -> int:
@@ -150,11 +153,20 @@ class UNEMAdaptive(nn.Module):
         return self.mix(solutions)
 
     def regime_weights(self, episode: Episode) -> Tensor:
-        """Return the gate's weights, shape (..., n_schedules + 1): of plain prototypes, then of each schedule."""
-        return self.log_weights(self.solutions(self.prepare(episode)).statistics).exp()
+        """Return the gate's weights, shape (..., 2, n_schedules + 1).
 
-    def prepare(self, episode: Episode) -> AdaptiveEpisode:
-        """Compute what no learned number changes."""
+        Of the features as they are and of unit length; in each of plain prototypes, then of each schedule.
+        """
+        weights = self.log_weights(self.solutions(self.prepare(episode)).statistics).exp()
+        return torch.stack(weights.chunk(_N_VIEWS, -1), -2)
+
+    def prepare(self, episode: Episode) -> tuple[AdaptiveEpisode, ...]:
+        """Compute what no learned number changes: of the features as they are, and of unit length."""
+        unit = replace(episode, support=l2_normalize(episode.support), query=l2_normalize(episode.query))
+        return self.prepare_view(episode), self.prepare_view(unit)
+
+    def prepare_view(self, episode: Episode) -> AdaptiveEpisode:
+        """Compute what no learned number changes, of the features as they come."""
         gaussian = gaussian_likelihood(episode, n_layers=self.n_layers * self.n_schedules)
         scatter = residual_scatter(gaussian, episode.n_features)
         gaussian = with_precision(gaussian, 1 / scatter.variance)
@@ -176,8 +188,14 @@ class UNEMAdaptive(nn.Module):
         class_balance, temperature = self.schedule(number, prepared)
         return run_em(prepared.gaussian, class_balance, temperature).log_responsibilities
 
-    def solutions(self, prepared: AdaptiveEpisode) -> Solutions:
-        """Run all schedules and describe their answers."""
+    def solutions(self, views: Sequence[AdaptiveEpisode]) -> Solutions:
+        """Run all schedules on all views and describe their answers."""
+        found = [self._view_solutions(view) for view in views]
+        return Solutions(
+            torch.cat([part.log_probs for part in found]), torch.cat([part.statistics for part in found], -1)
+        )
+
+    def _view_solutions(self, prepared: AdaptiveEpisode) -> Solutions:
         gaussian, trace = prepared.gaussian, prepared.trace
         logits = _PROTOTYPE_PRECISION * gaussian.class_logits(gaussian.initial_state().parameters)
         first = log_softmax_over_ways(way_logits(logits, gaussian.way_mask))
@@ -186,7 +204,7 @@ class UNEMAdaptive(nn.Module):
         return Solutions(torch.stack(answers), torch.cat([prepared.statistics, *seen], -1))
 
     def log_weights(self, statistics: Tensor) -> Tensor:
-        """Return the gate's log-weights, shape (..., n_schedules + 1)."""
+        """Return the gate's log-weights, shape (..., n_answers)."""
         hidden = _linear(statistics, self.gate_hidden).tanh()
         return _linear(hidden, self.gate_output).log_softmax(-1)
 
@@ -197,7 +215,8 @@ class UNEMAdaptive(nn.Module):
 
     def describe(self) -> str:
         """Say in one line which settings are used."""
-        return f"{self.origin}; {self.n_schedules} schedules of {self.n_layers} layers and plain prototypes, gated"
+        answers = f"{self.n_schedules} schedules of {self.n_layers} layers and plain prototypes"
+        return f"{self.origin}; {answers} on two views, gated"
 
     def settings(self) -> dict[str, int]:
         """Return what, beside the parameters, makes the model again."""

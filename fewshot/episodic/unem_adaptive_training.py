@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.special import entr
 
+from episodes import Episode
 from fewshot.checks import check_positive
 from fewshot.episodic.unem_adaptive import AdaptiveEpisode, UNEMAdaptive
 from fewshot.prototypes import one_hot
@@ -73,7 +74,7 @@ def fit_schedules(
     model : UNEMAdaptive
         With as many schedules as `REGIMES`; trained in place.
     batches : sequence of AdaptiveEpisode
-        Of ``model.prepare``, with query labels, of square episodes: each batch of one regime, and of all regimes,
+        Of ``model.prepare_view``, with query labels, of square episodes: each batch of one regime, and of all regimes,
         shots, ways and feature families that the model is to know.
     generator : torch.Generator
         Decides which batches a step takes.
@@ -114,12 +115,13 @@ def fit_schedules(
 
 
 @torch.no_grad()
-def gate_example(model: UNEMAdaptive, batch: AdaptiveEpisode) -> GateExample:
-    """Return what the gate sees of a batch, and how right each answer is; nothing else of the batch is kept."""
-    solutions = model.solutions(batch)
-    is_right = solutions.log_probs.argmax(-1) == _labels(batch)
+def gate_example(model: UNEMAdaptive, episode: Episode) -> GateExample:
+    """Return what the gate sees of a batch of episodes, and how right each answer is; nothing else of it is kept."""
+    views = model.prepare(episode)
+    solutions = model.solutions(views)
+    is_right = solutions.log_probs.argmax(-1) == _labels(views[0])
     accuracy = is_right.to(solutions.statistics.dtype).mean(-1)
-    return GateExample(solutions.statistics, _of_right(solutions.log_probs, batch), accuracy)
+    return GateExample(solutions.statistics, _of_right(solutions.log_probs, views[0]), accuracy)
 
 
 def fit_gate(

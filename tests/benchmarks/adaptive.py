@@ -9,13 +9,14 @@ these come from. The digits of scikit-learn, and the other half of the classes, 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
-from episodes import EpisodeSampler
+from episodes import Episode, EpisodeSampler
 from fewshot.checks import check_choice
-from fewshot.episodic.unem_adaptive import AdaptiveEpisode, UNEMAdaptive
+from fewshot.episodic.unem_adaptive import UNEMAdaptive
 from fewshot.episodic.unem_adaptive_training import fit_gate, fit_schedules, gate_example
 from fewshot.prototypes import l2_normalize
 from fewshot.shipped import save_unem_adaptive
@@ -69,23 +70,16 @@ def drawn_regime(n_classes: int, n_least: int, generator: torch.Generator) -> di
     return shared | {"n_query_total": n_total, "query_distribution": "uniform", "n_effective_way": n_present}
 
 
-def family_batches(
-    pool: tuple, n_batches: int, n_episodes: int, generator: torch.Generator, model: UNEMAdaptive
-) -> list[AdaptiveEpisode]:
-    """Return prepared batches of one feature set, a regime each."""
+def family_batches(pool: tuple, n_batches: int, n_episodes: int, generator: torch.Generator) -> Iterator[Episode]:
+    """Yield batches of episodes of one feature set, a regime each."""
     features, labels, classes, _ = pool
     is_kept = torch.isin(labels, torch.tensor(classes))
     features, labels = features[is_kept], labels[is_kept]
     variants = {kind: variant(kind, features, generator) for kind in sorted(set(VARIANTS))}
     n_least = int(torch.unique(labels, return_counts=True)[1].min())
-    batches: list[AdaptiveEpisode] = []
-    while len(batches) < n_batches:
+    for _ in range(n_batches):
         regime, kind = drawn_regime(len(classes), n_least, generator), drawn(VARIANTS, generator)
-        sampler = EpisodeSampler(labels, **regime)
-        with torch.no_grad():
-            episode = sampler.sample(n_episodes, generator=generator).gather(variants[kind])
-            batches.append(model.prepare(episode))
-    return batches
+        yield EpisodeSampler(labels, **regime).sample(n_episodes, generator=generator).gather(variants[kind])
 
 
 def main() -> None:
@@ -102,9 +96,12 @@ def main() -> None:
     torch.manual_seed(0)  # the gate's first weights
     model = UNEMAdaptive()
     families = {name: pool for name, pool in pools(options.data).items() if name not in options.leave_out}
-    batches = [
-        batch for pool in families.values() for batch in family_batches(pool, options.n_batches, 32, generator, model)
-    ]
+    with torch.no_grad():
+        batches = [
+            model.prepare_view(episode)
+            for pool in families.values()
+            for episode in family_batches(pool, options.n_batches, 32, generator)
+        ]
     print(f"{len(batches)} batches", flush=True)
 
     def tell(what: str, step: int, loss: float) -> None:
@@ -114,10 +111,9 @@ def main() -> None:
     fit_schedules(model, batches, generator=generator, n_steps=options.n_steps, progress=tell)
     batches.clear()
     examples = [
-        gate_example(model, batch)
+        gate_example(model, episode)
         for pool in families.values()
-        for _ in range(2 * options.n_batches // 10)  # a few at a time: of each batch little is kept
-        for batch in family_batches(pool, 10, 32, generator, model)
+        for episode in family_batches(pool, 2 * options.n_batches, 32, generator)
     ]
     print(f"{len(examples)} examples for the gate", flush=True)
     fit_gate(model, examples, generator=generator, n_steps=options.n_gate_steps, progress=tell)

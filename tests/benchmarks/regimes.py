@@ -42,7 +42,7 @@ def accuracies(model: UNEMAdaptive, unem: UNEM, episodes: Episode) -> dict[str, 
 
     solutions = model.solutions(model.prepare(episodes))
     each = torch.stack([accuracy(answer) for answer in solutions.log_probs])
-    of_evidence = solutions.statistics[..., 11::6].argmax(-1)  # the last statistic of each solution
+    of_evidence = solutions.statistics[..., 11:36:6].argmax(-1)  # the last one of each solution of the first view
     picks = {"gate's pick": model.log_weights(solutions.statistics).argmax(-1), "evidence": of_evidence}
     return {
         "prototypes": each[0],

@@ -121,7 +121,23 @@ def solution_statistics(support, support_labels, query, n_way, u, first):
 
 
 def adaptive(numbers, support, support_labels, query, n_way):
-    """Sum_m w_m u_m over prototypes and schedules; returns it and the weights w."""
+    """Sum w_m u_m over prototypes and schedules of both views; returns it and the weights w."""
+    views = [(support, query), (unit_length(support), unit_length(query))]
+    found = [view_answers(numbers, part, support_labels, asked, n_way) for part, asked in views]
+    answers = [u for view in found for u in view[0]]
+    seen = [x for view in found for x in view[1]]
+    hidden = [math.tanh(x) for x in numbers["gate_hidden.weight"] @ seen + numbers["gate_hidden.bias"]]
+    weights = np.exp(log_softmax(list(numbers["gate_output.weight"] @ hidden + numbers["gate_output.bias"])))
+    return sum(w * u for w, u in zip(weights, answers, strict=True)), weights
+
+
+def unit_length(features):
+    """z / ||z||."""
+    return np.array([z / math.sqrt(z @ z) for z in features])
+
+
+def view_answers(numbers, support, support_labels, query, n_way):
+    """The prototypes' answer and each schedule's on one view, and what is seen of it."""
     episode = (support, support_labels, query, n_way)
     unit = scatter(*episode)[1]
     s = episode_statistics(*episode)
@@ -129,7 +145,4 @@ def adaptive(numbers, support, support_labels, query, n_way):
     answers += [
         run(*episode, unit, schedule(numbers, m, s, len(support) / n_way)) for m in range(len(numbers["output_bias"]))
     ]
-    seen = s + [x for u in answers for x in solution_statistics(*episode, u, answers[0])]
-    hidden = [math.tanh(x) for x in numbers["gate_hidden.weight"] @ seen + numbers["gate_hidden.bias"]]
-    weights = np.exp(log_softmax(list(numbers["gate_output.weight"] @ hidden + numbers["gate_output.bias"])))
-    return sum(w * u for w, u in zip(weights, answers, strict=True)), weights
+    return answers, s + [x for u in answers for x in solution_statistics(*episode, u, answers[0])]
