@@ -12,6 +12,7 @@ import torch
 from click.core import ParameterSource
 
 from cli import output
+from cli.class_columns import check_columns
 from cli.classify_files import (
     FORMAT_VERSION,
     KIND,
@@ -173,7 +174,7 @@ def _classified(
         if tuned is not None:
             warn_of_other_features(tuned, inputs.support.source)
         model = _fitted(inputs.support, settings)
-        answers = _answered(model, inputs.query, settings)
+        answers = _answered(model, inputs, settings)
         view = gather_view(inputs, answers, progress)
     document = document_head(context) | _document(settings, inputs, model, answers)
     document["tuned"] = None if tuned is None else tuned.facts
@@ -196,20 +197,20 @@ def _tuned(settings: Mapping[str, Any]) -> TunedMethod | None:
 def _fitted(support: FeatureSet, settings: Mapping[str, Any]) -> FewShotClassifier:
     if settings["reject"] and UNKNOWN in support.class_names:
         raise ValueError(f"a class is named {UNKNOWN!r}, as are images of no class: rename it, or give --reject 0")
-    names = [support.class_names[label] for label in support.labels.tolist()]
-    model = FewShotClassifier(settings["method"]).fit(support.features.to(settings["device"]), names)
+    check_columns({settings["method"]: build_method(settings["method"])}, support)
+    model = FewShotClassifier(settings["method"]).fit(support.features.to(settings["device"]), support.labels)
     is_possible = bool(is_rejected(smallest_share(model.calibration_scores_), settings["reject"]))
     model.set_params(reject=settings["reject"] if is_possible else None)
     return model
 
 
-def _answered(model: FewShotClassifier, query: FeatureSet, settings: Mapping[str, Any]) -> Answers:
-    top = model.predict_proba(query.features).topk(2)
-    p_value = model.known_p_values(query.features)
+def _answered(model: FewShotClassifier, inputs: Inputs, settings: Mapping[str, Any]) -> Answers:
+    top = model.predict_proba(inputs.query.features).topk(2)
+    p_value = model.known_p_values(inputs.query.features)
     is_unknown = is_rejected(p_value, settings["reject"])
     best, second = top.indices.unbind(-1)
     probability, second_probability = top.values.unbind(-1)
-    return Answers(model.classes_.tolist(), best, second, probability, second_probability, p_value, is_unknown)
+    return Answers(inputs.support.class_names, best, second, probability, second_probability, p_value, is_unknown)
 
 
 def _document(

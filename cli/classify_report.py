@@ -57,7 +57,8 @@ def _template(name: str) -> str:
 def _headline(document: Row) -> str:
     """Return the answer in words."""
     n_named = counted(document["n_queries"], "image", "images")
-    return f"{n_named}, {counted(document['n_classes'], 'class', 'classes')}, {document['n_unknown']:,} unknown"
+    unknown = f", {document['n_unknown']:,} unknown" if document["can_be_unknown"] else ""
+    return f"{n_named}, {counted(document['n_classes'], 'class', 'classes')}{unknown}"
 
 
 def _header(document: Row) -> str:
@@ -74,7 +75,7 @@ def _header(document: Row) -> str:
 def _classes_section(document: Row) -> str:
     rows = "\n".join(_class_row(number, row) for number, row in enumerate(document["classes"]))
     unknown = ""
-    if document["reject"]:
+    if document["can_be_unknown"]:
         link = f'<a href="#{UNKNOWN}">{UNKNOWN}</a>' if document["n_unknown"] else UNKNOWN
         unknown = (
             f'\n<tr><th scope="row">{link}</th><td></td><td class="number">{document["n_unknown"]:,}</td><td></td></tr>'

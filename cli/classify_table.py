@@ -37,7 +37,7 @@ def _table(document: Row) -> Table:
         words = "" if least is None else f"{least['file']} ({percent(least['probability'])})"
         counts = (f"{row['n_support']:,}", f"{row['n_queries']:,}")
         table.add_row(row["name"], *counts, percent(row["mean_probability"]), words)
-    if document["reject"]:
+    if document["can_be_unknown"]:
         table.add_row(UNKNOWN, "", f"{document['n_unknown']:,}", "", "")
     return table
 

@@ -16,7 +16,9 @@ from cli.options import (
     bundle,
     check_folder,
     choice,
+    dirichlet_option,
     document_head,
+    episode_limits,
     pool_options,
     resolve_device,
     run_options,
@@ -94,13 +96,7 @@ _protocol_options = bundle(
         show_default="n-way",
         help="Classes of an episode that have queries at all; a run for each number and distribution.",
     ),
-    click.option(
-        "--dirichlet-concentration",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="X",
-        default=2.0,
-        help="The smaller, the more skewed the class shares.",
-    ),
+    dirichlet_option,
     click.option(
         "--protocol",
         default="disjoint",
@@ -109,19 +105,7 @@ _protocol_options = bundle(
         "to reproduce its tables only. meta-dataset: ways and shots vary, the counts above do not apply.",
     ),
     click.option("--n-episodes", type=_COUNT, metavar="N", default=1000, help="Episodes per run."),
-    click.option(
-        "--batch-size",
-        type=_COUNT,
-        metavar="N",
-        default=64,
-        help="Episodes at once: sets the memory used and changes no result.",
-    ),
-    click.option(
-        "--on-small-class",
-        default="error",
-        **choice(("error", "skip")),
-        help="What to do about a class with too few items.",
-    ),
+    episode_limits,
 )
 
 

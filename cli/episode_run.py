@@ -9,8 +9,10 @@ import click
 import torch
 
 from cli import output
+from cli.class_columns import check_columns
 from cli.options import describe_pool, load_pool
 from cli.tuned_methods import TunedMethod, tuned_methods, with_tuned
+from cli.words import settings_as_options
 from episodes import EpisodeSampler, MetaDatasetSampler
 from fewshot.comparison import Standing
 from fewshot.episodic.method import Method
@@ -114,13 +116,12 @@ def evaluated(settings: Mapping[str, Any], asked: list[Regime], n_shots: list[in
     tuned = _tuned(settings, pool)
     settings = {**settings, "methods": with_tuned(settings["methods"], tuned)}
     methods = {text: methods.get(text) or _built(text) for text in settings["methods"]}
-    if settings["classes"] is not None:
-        _check_columns(methods)
     weights = None
     if settings["weights"] is not None:
         methods["unem"], weights = _trained(settings, pool)
     if settings["base_features"] is not None:
         methods["simpleshot"] = _centred(settings["base_features"], pool)
+    check_columns(methods, pool, settings["classes"])
     for method in methods.values():
         if isinstance(method, torch.nn.Module):
             method.to(settings["device"])
@@ -143,16 +144,6 @@ def _built(text: str) -> Method:
         return build_method(text)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--method'") from None
-
-
-def _check_columns(methods: Mapping[str, Method]) -> None:
-    """Refuse --classes where columns belong to classes: it numbers the classes anew, the columns keep their places."""
-    for name, method in methods.items():
-        if getattr(method, "inputs", "embeddings") == "cosines" or getattr(method, "n_cosines", 0):
-            raise click.UsageError(
-                f"--classes numbers the classes anew, but the columns that {name} takes belong to all of them: "
-                "leave out --classes, or import the features of these classes alone"
-            )
 
 
 def _tuned(settings: Mapping[str, Any], pool: FeatureSet) -> dict[str, TunedMethod]:
@@ -240,13 +231,15 @@ def _samplers(
     """Return a sampler for each run, all made before the first run, so that what is wrong shows at once."""
     shared = {"on_small_class": settings["on_small_class"], "class_names": pool.class_names}
     if n_shots is None:
-        return {(asked[0], None): MetaDatasetSampler(pool.labels, **shared)}
+        with settings_as_options():
+            return {(asked[0], None): MetaDatasetSampler(pool.labels, **shared)}
     shared |= {name: settings[name] for name in ("n_way", "protocol")}
-    return {
-        (regime, n_shot): EpisodeSampler(pool.labels, n_shot=n_shot, **shared, **_sampler_words(regime))
-        for regime in asked
-        for n_shot in n_shots
-    }
+    with settings_as_options():
+        return {
+            (regime, n_shot): EpisodeSampler(pool.labels, n_shot=n_shot, **shared, **_sampler_words(regime))
+            for regime in asked
+            for n_shot in n_shots
+        }
 
 
 def _sampler_words(regime: Regime) -> dict[str, Any]:

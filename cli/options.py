@@ -102,6 +102,31 @@ pool_options = bundle(
 )
 
 
+dirichlet_option = click.option(
+    "--dirichlet-concentration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    default=2.0,
+    help="The smaller, the more skewed the class shares.",
+)
+
+episode_limits = bundle(
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=64,
+        help="Episodes at once: sets the memory used and changes no result.",
+    ),
+    click.option(
+        "--on-small-class",
+        default="error",
+        **choice(("error", "skip")),
+        help="What to do about a class with too few items.",
+    ),
+)
+
+
 def run_options_with(seed_help: str) -> Callable[[Command], Command]:
     """Return the options of how a command runs, ``seed_help`` saying what the seed decides."""
     return bundle(

@@ -14,6 +14,7 @@ from cli.output import BOX
 __all__ = ["describe_features", "fact_lines", "training_report"]
 
 _LEARNED = ("λ/|Q|", "T")
+_LABEL_WIDTH = 12
 Row = Mapping[str, Any]
 
 
@@ -64,10 +65,12 @@ def _at_shots(n_shot: int, schedule: Row) -> str:
     return f" at {n_shot}-shot" if len(schedule["n_shot"]) > 1 else ""
 
 
-def fact_lines(facts: Iterable[tuple[str, str]]) -> list[Text]:
-    """Return one line a fact; a label stands once."""
-    lines, previous = [], ""
+def fact_lines(facts: Iterable[tuple[str, str]]) -> list[Table]:
+    """Return one line a fact, wrapped under its words where the screen is narrow; a label stands once."""
+    lines, previous = Table.grid(padding=0), ""
+    lines.add_column(no_wrap=True, min_width=_LABEL_WIDTH)
+    lines.add_column(overflow="fold")
     for label, words in facts:
-        lines.append(Text(f"  {'' if label == previous else label:<10}{words}"))
+        lines.add_row(Text(f"  {'' if label == previous else label} "), Text(words))
         previous = label
-    return lines
+    return [lines]

@@ -12,6 +12,7 @@ import click
 import torch
 
 from cli import output
+from cli.class_columns import check_columns
 from cli.errors import NearestGroup
 from cli.options import (
     bundle,
@@ -26,6 +27,7 @@ from cli.options import (
     whole_numbers,
 )
 from cli.tables import training_report
+from cli.words import settings_as_options
 from episodes import Episode, EpisodeHash, EpisodeSampler
 from fewshot.episodic.em_dirichlet import INPUTS
 from fewshot.episodic.unem import LIKELIHOODS, UNEM
@@ -37,7 +39,12 @@ __all__ = ["train"]
 
 MIX = "mix"
 _MIXED_WAYS = (2, 5, 10)
+# What the weights keep of how they were trained, and what is learned.
+_KEPT = ("n_way", "n_shot", "effective_ways", "n_episodes", "n_steps", "loss", "seed")
+_LEARNED = ("class_balance", "temperature", "scale")
 _COUNT = click.IntRange(min=1)
+# How this command has what the sampler's messages name.
+_RENAMED = {"n_effective_way": "--effective-ways", "(on_small_class: skip)": "with --classes"}
 
 _episode_options = bundle(
     click.option(
@@ -167,22 +174,15 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
     pool = load_pool(settings["features"], settings["labels"], settings["classes"]).to(device)
     _check_test_classes(settings, pool)
     settings = _resolved(settings, pool) | {"device": str(device)}
-    samplers = _samplers(settings, pool)
+    model = _untrained(settings).to(device)
+    check_columns({f"--inputs {settings['inputs']}": model}, pool, settings["classes"])
+    with settings_as_options(_RENAMED):
+        samplers = _samplers(settings, pool)
     episodes, episode_hash = _draw(settings, pool, samplers)
-    model = UNEM(
-        settings["n_layers"],
-        shots=settings["n_shot"],
-        likelihood=settings["likelihood"],
-        inputs=settings["inputs"],
-        is_relative=not settings["raw_scale"],
-    ).to(device)
     trace = _fit(settings, model, episodes)
     protocol = "; ".join(sampler.describe() for sampler in samplers)
     training = {
-        **{
-            name: settings[name]
-            for name in ("n_way", "n_shot", "effective_ways", "n_episodes", "n_steps", "loss", "seed")
-        },
+        **{name: settings[name] for name in _KEPT},
         "class_names": list(pool.class_names),
         "source": dict(pool.source),
         "protocol": protocol,
@@ -195,14 +195,19 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
         "protocol": protocol,
         "training": training,
         "trace": {"loss": trace.loss.tolist(), "accuracy": trace.accuracy.tolist()},
-        "schedule": {
-            "n_shot": list(model.shots),
-            "class_balance": model.class_balance.tolist(),
-            "temperature": model.temperature.tolist(),
-            "scale": model.scale.tolist(),
-        },
+        "schedule": {"n_shot": list(model.shots)} | {name: getattr(model, name).tolist() for name in _LEARNED},
         "next_command": _next_command(settings),
     }
+
+
+def _untrained(settings: Mapping[str, Any]) -> UNEM:
+    return UNEM(
+        settings["n_layers"],
+        shots=settings["n_shot"],
+        likelihood=settings["likelihood"],
+        inputs=settings["inputs"],
+        is_relative=not settings["raw_scale"],
+    )
 
 
 def _check_test_classes(settings: Mapping[str, Any], pool: FeatureSet) -> None:

@@ -11,14 +11,16 @@ import torch
 from click.core import ParameterSource
 
 from cli import output
+from cli.class_columns import check_columns
 from cli.episode_run import regimes
 from cli.episode_words import listed_words, optional_numbers
 from cli.options import (
     bundle,
     check_folder,
-    choice,
     describe_pool,
+    dirichlet_option,
     document_head,
+    episode_limits,
     load_pool,
     pool_options,
     resolve_device,
@@ -26,11 +28,12 @@ from cli.options import (
     whole_numbers,
 )
 from cli.tune_table import tune_report
+from cli.words import settings_as_options
 from episodes import EpisodeSampler
 from episodes.sampler import QUERY_DISTRIBUTIONS
 from fewshot.checks import check_choice
 from fewshot.features import FeatureSet
-from fewshot.registry import METHODS
+from fewshot.registry import METHODS, build_method
 from fewshot.tuned_methods import save_tuned
 from fewshot.tuning import MIN_EPISODES, Score, Tuning
 from fewshot.tuning import tune as tune_method
@@ -122,13 +125,7 @@ _protocol_options = bundle(
     click.option(
         "--n-query-total", type=_COUNT, metavar="N", show_default="75", help="Queries in all, unless balanced."
     ),
-    click.option(
-        "--dirichlet-concentration",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="X",
-        default=2.0,
-        help="The smaller, the more skewed the class shares.",
-    ),
+    dirichlet_option,
     click.option(
         "--n-episodes",
         type=click.IntRange(min=MIN_EPISODES),
@@ -136,19 +133,7 @@ _protocol_options = bundle(
         default=200,
         help="Episodes per number of shots and distribution; the more, the smaller the differences that are found.",
     ),
-    click.option(
-        "--batch-size",
-        type=_COUNT,
-        metavar="N",
-        default=64,
-        help="Episodes at once: sets the memory used and changes no result.",
-    ),
-    click.option(
-        "--on-small-class",
-        default="error",
-        **choice(("error", "skip")),
-        help="What to do about a class with too few items.",
-    ),
+    episode_limits,
 )
 
 
@@ -176,7 +161,6 @@ def tune(context: click.Context, /, **settings: Any) -> None:
       fewshot episode --features digits --classes 5-9 --method nearest-prototype --tuned em.json
     """  # noqa: D301 (click's own mark)
     _check_applicable(context)
-    _check_columns(settings)
     check_folder(settings["out"])
     with output.gathered_warnings() as noticed:
         document = document_head(context) | _tuned(settings)
@@ -200,23 +184,14 @@ def _check_applicable(context: click.Context) -> None:
             )
 
 
-def _check_columns(settings: Mapping[str, Any]) -> None:
-    """Refuse a part of the classes where a column of the features belongs to each class of the whole."""
-    held = [word.partition("=") for word in settings["method"].partition(":")[2].split(",")]
-    is_by_column = any((option, value) == ("inputs", "cosines") or option == "n_cosines" for option, _, value in held)
-    if is_by_column and settings["classes"] is not None:
-        raise click.UsageError(
-            f"--method {settings['method']} takes a column for each class, and --classes would number them anew: leave "
-            "it out and give features whose rows and columns are of the validation classes alone"
-        )
-
-
 def _tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Tune, and return the document, less its head and warnings."""
     device = resolve_device(settings["device"])
     n_combinations, tried = _candidates(settings)
     pool = load_pool(settings["features"], settings["labels"], settings["classes"]).to(device)
-    samplers = _samplers(settings, pool)
+    check_columns({settings["method"]: build_method(tried[0].method)}, pool, settings["classes"])
+    with settings_as_options():
+        samplers = _samplers(settings, pool)
     found = _run(settings, pool, samplers, tried)
     return {
         "method": found.chosen.candidate.method,

@@ -1,8 +1,15 @@
-"""Numbers as words."""
+"""Numbers, and the names of settings, as words."""
 
 from __future__ import annotations
 
-__all__ = ["counted", "percent"]
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+__all__ = ["as_options", "counted", "percent", "settings_as_options"]
+
+_SETTING = re.compile(r"\b(?:n_(?:way|shot|query_total|query|effective_way)|query_distribution)\b")
+_NO_NAMES: Mapping[str, str] = {}
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -25,3 +32,25 @@ def percent(share: float | None) -> str:
     ('50 %', '99 %', '100 %', '–')
     """
     return "–" if share is None or share != share else f"{int(100 * share + 1e-9)} %"
+
+
+@contextmanager
+def settings_as_options(renamed: Mapping[str, str] = _NO_NAMES) -> Iterator[None]:
+    """Let an error of what draws episodes name the options of the command, see `as_options`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(as_options(str(error), renamed)) from error
+
+
+def as_options(text: str, renamed: Mapping[str, str] = _NO_NAMES) -> str:
+    """Write the settings that a message names as options; first, as ``renamed`` has them.
+
+    Examples
+    --------
+    >>> as_options("fewer than n_shot + n_query = 25: leave some out (on_small_class: skip)")
+    'fewer than --n-shot + --n-query = 25: leave some out (--on-small-class skip)'
+    """
+    for name, word in (*renamed.items(), ("on_small_class: ", "--on-small-class ")):
+        text = text.replace(name, word)
+    return _SETTING.sub(lambda found: f"--{found[0].replace('_', '-')}", text)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot.arrays import ArrayLike, like, read_features
 from fewshot.episodic.answers import MAX_QUERIES, answer_queries
-from fewshot.episodic.method import Method
+from fewshot.episodic.method import Method, check_class_columns
 from fewshot.labelled_rows import Labels, is_missing, listed, read_labelled, warn_of_queries
 from fewshot.labels import in_order, label_array, with_unknown
 from fewshot.registry import build_method
@@ -78,6 +78,9 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     `fit` learns from all rows it is given; a label -1 there is a class like any other, as scikit-learn has it.
     `fit_predict` takes labelled rows and queries together.
+
+    A method that takes image–text cosines (``n_cosines=``, ``inputs=cosines``) finds a class's column by its place in
+    ``classes_``, so that columns are to be in that order.
 
     All of scikit-learn's checks pass but two. `check_methods_subset_invariance` asks that rows answered in parts have
     the answers of the whole, which is not so with a transductive method, by its nature (it passes with an inductive
@@ -221,6 +224,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{f', {names[0]!r}' if names else 'es: no row has a label'}: give labelled items of another"
             )
         self.method_ = build_method(self.method) if isinstance(self.method, str) else self.method
+        check_class_columns(self.method_, features.shape[1], len(names))
         self.is_transductive_ = self.method_.is_transductive
         self.classes_ = label_array(names)
         position = {name: index for index, name in enumerate(names)}

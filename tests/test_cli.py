@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 import warnings
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from cli.episode_table import episode_report
 from cli.errors import COMMANDS
 from cli.main import cli
 from cli.options import class_positions
+from cli.tables import fact_lines
 from episodes import EpisodeSampler
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.evaluation import evaluate_episodes
@@ -179,7 +181,10 @@ def test_small_classes_are_skipped_by_name(tmp_path: Path) -> None:
     words = ("episode", "--features", pool, "--n-way", 3, "--n-shot", 2, "--n-query", 5, "--n-episodes", 4)
     assert "1 classes with too few items: kiwi" in succeeds(*words, "--on-small-class", "skip")
     assert document(*words, "--on-small-class", "skip")["results"][0]["skipped_classes"] == ["kiwi"]
-    assert fails(1, *words).startswith("Error: class 'kiwi' has 4 items, fewer than n_shot + n_query = 7")
+    assert fails(1, *words).startswith(
+        "Error: class 'kiwi' has 4 items, fewer than --n-shot + --n-query = 7: ask for less, or leave small classes "
+        "out (--on-small-class skip)"
+    )
 
 
 def test_what_a_method_noticed_is_said() -> None:
@@ -284,9 +289,9 @@ def test_wrong_words_are_answered_with_the_right_ones(words: tuple[str, ...], sa
     [
         (("--features", "nothing.npz"), "Error: no such file: nothing.npz"),
         (("--features", "digit"), "did you mean 'digits'?"),
-        ((*FEW, "--n-query", "5", "--n-query-total", "9"), "takes n_query (queries per class) and not n_query_total"),
-        ((*FEW, "--n-way", "11"), "Error: n_way = 11 exceeds the 10 classes of the pool"),
-        ((*FEW, "--n-shot", "1,170"), "n_shot + n_query = 185"),
+        ((*FEW, "--n-query", "5", "--n-query-total", "9"), "takes --n-query (queries per class) and not --n"),
+        ((*FEW, "--n-way", "11"), "Error: --n-way = 11 exceeds the 10 classes of the pool"),
+        ((*FEW, "--n-shot", "1,170"), "--n-shot + --n-query = 185"),
         ((*FEW, "--out", "nowhere/x.json"), "Error: no such folder: nowhere: create it before writing x.json"),
         ((*FEW, "--out", "."), "Error: . is a folder: name a file to write"),
         ((*FEW, "--weights", "nothing.safetensors"), "Error: no such file: nothing.safetensors"),
@@ -398,6 +403,30 @@ def test_training_says_what_it_learned_and_how_to_use_it(tmp_path: Path) -> None
     assert last == ["4", f"{model.class_balance[0, 3]:.3f}", f"{model.temperature[0, 3]:.3f}"]
 
 
+def test_training_refuses_classes_numbered_anew_under_their_columns(tmp_path: Path) -> None:
+    words = ("train", "unem", "--features", "digits", "--likelihood", "dirichlet", "--inputs", "cosines")
+    out = tmp_path / "w.safetensors"
+    told = fails(2, *words, "--classes", "0-4", "--out", out)
+    assert "--classes numbers the classes anew, but the columns that --inputs cosines takes belong to all" in told
+    assert "takes 64 columns as image-text cosines, one for each class in order, and there are 10" in fails(
+        1, *words, "--out", out
+    )
+    assert not out.exists()
+
+
+def test_facts_are_wrapped_under_their_words() -> None:
+    console = Console(width=24, file=StringIO())
+    console.print(*fact_lines([("method", "one two three four"), ("method", "five"), ("a", "[b]" + 13 * "c")]))
+    assert isinstance(console.file, StringIO)
+    assert [line.rstrip() for line in console.file.getvalue().splitlines()] == [
+        "  method    one two",
+        "            three four",
+        "            five",
+        "  a         [b]ccccccccc",
+        "            cccc",
+    ]
+
+
 def test_training_spreads_the_episodes_and_lowers_what_small_classes_cannot_give(tmp_path: Path) -> None:
     pool = save_pool(tmp_path / "birds.npz", {"crow": 9, "jay": 12, "kiwi": 10, "wren": 40})
     out = tmp_path / "w.safetensors"
@@ -408,8 +437,11 @@ def test_training_spreads_the_episodes_and_lowers_what_small_classes_cannot_give
     assert totals == [str(9 + 10 - 4), str(9 + 10 + 12 + 40 - 8), str(9 + 10 - 10), str(9 + 10 + 12 + 40 - 20)]
     assert load_unem(out)[0].shots == (2, 5)
     assert load_unem(out)[0].origin.endswith("on 10 episodes (w.safetensors)")
-    assert "n_query_total = 75" in fails(1, *words, "--n-query-total", 75)
-    assert "class 'crow' has 9 items" in fails(1, *words, "--n-shot", 9)
+    assert "fewer than --n-query-total = 75" in fails(1, *words, "--n-query-total", 75)
+    assert "--effective-ways = 5 exceeds --n-way = 4" in fails(1, *words, "--effective-ways", 5)
+    told = fails(1, *words, "--n-shot", 9)
+    assert "class 'crow' has 9 items" in told
+    assert told.endswith("leave small classes out with --classes")
     assert "cannot cover 3 numbers" in fails(1, *words, "--n-episodes", 2, "--effective-ways", "1,2,4")
 
 

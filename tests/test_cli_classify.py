@@ -133,7 +133,10 @@ def test_rejection_can_be_left_out_and_is_said_where_it_cannot_be(images):
         for file in sorted(folder.iterdir())[2:]:
             file.unlink()
     words = "cannot be told at --reject 0.05 with so few labelled images: give more, or --reject 0.112 or more"
-    assert words in succeeds(*WORDS)
+    told = succeeds(*WORDS)
+    assert words in told
+    assert f"  {UNKNOWN} " not in told.split("method")[0]
+    assert ", 0 unknown" not in Path("classified/report.html").read_text()
     assert fewshot(*WORDS, "--reject", 0.05).stderr == f"Warning: unknown: {words}\n"
     assert not summary()["can_be_unknown"]
     for share in (0.112, 1 / 9):
@@ -411,6 +414,19 @@ def test_features_without_images_are_listed(images, tmp_path):
     assert "<img " not in page
     assert "<wren>" not in page
     assert page.count('<th scope="row">row ') == 24
+
+
+def test_columns_of_classes_keep_their_places(images):
+    names, labels = ("wren", "crow", "jay"), torch.arange(3).repeat(4)
+    FeatureSet(torch.eye(3)[labels], labels, names, {}).save("shots.safetensors")
+    np.save("asked.npy", np.eye(3))
+    words = ("classify", "--support-features", "shots.safetensors", "--query-features", "asked.npy", "--reject", 0)
+    assert fewshot(*words, "--method", "em-dirichlet:inputs=cosines").exit_code == 0
+    assert [row["class"] for row in table()] == list(names)
+    FeatureSet(torch.eye(3)[labels], labels.clamp(max=1), names[:2], {}).save("shots.safetensors")
+    assert fails(1, *words, "--method", "em-dirichlet:inputs=cosines").startswith(
+        "Error: em-dirichlet:inputs=cosines: the method takes 3 columns as image-text cosines, one for each class in "
+    )
 
 
 def test_stores_that_do_not_fit_are_named(stores):

@@ -15,7 +15,8 @@ import fewshot as library
 from cli.episode_words import split_methods
 from episodes import EpisodeSampler
 from fewshot.evaluation import evaluate_episodes
-from fewshot.features import load_features
+from fewshot.features import FeatureSet, load_features
+from fewshot.models import save_unem
 from fewshot.registry import METHODS, build_method
 from tests.cli_kit import document, fails, succeeds
 from tests.reference.comparison_loops import behind_best_loops
@@ -125,14 +126,14 @@ def test_each_kind_of_distribution_takes_its_own_count() -> None:
     assert [cell[3:5] for cell in cells(found)] == [(None, 11), (3, None)]
     one = document("episode", *TWO, "--n-shot", 1, "--query-distribution", "uniform,balanced", "--n-query", 3)
     assert [cell[3:5] for cell in cells(one)] == [(None, 75), (3, None)]
-    said = "takes n_query_total (queries in all, the counts per class being drawn) and not n_query"
+    said = "takes --n-query-total (queries in all, the counts per class being drawn) and not --n-query"
     assert said in fails(1, "episode", *TWO, "--query-distribution", "uniform,dirichlet", *both)
 
 
 @pytest.mark.parametrize(
     ("code", "words", "said"),
     [
-        (1, ("--n-effective-way", "2,6"), "n_effective_way = 6 exceeds n_way = 5"),
+        (1, ("--n-effective-way", "2,6"), "--n-effective-way = 6 exceeds --n-way = 5"),
         (2, ("--n-effective-way", "0"), "got '0'"),
         (2, ("--n-effective-way", "two"), "separated by commas, such as 1,5,10; got 'two'"),
         (2, ("--query-distribution", "balanced,unifrom"), "did you mean 'uniform'?"),
@@ -224,3 +225,33 @@ def test_leaks_are_counted_by_episode_too() -> None:
 def test_classes_are_not_numbered_anew_under_columns_of_classes(method: str) -> None:
     told = fails(2, "episode", *FEW, "--classes", "5-9", "--method", method)
     assert f"--classes numbers the classes anew, but the columns that {method} takes belong to all of them" in told
+
+
+def test_nor_under_trained_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "w.safetensors"
+    save_unem(library.UNEM(2, likelihood="dirichlet", inputs="cosines"), weights, {})
+    told = fails(2, "episode", *FEW, "--classes", "5-9", "--weights", weights)
+    assert "--classes numbers the classes anew, but the columns that unem takes belong to all of them" in told
+
+
+def test_columns_are_those_of_the_classes(tmp_path: Path) -> None:
+    rows = torch.eye(3).repeat(8, 1)
+    words = ("--n-way", 2, "--n-query", 3, "--n-shot", 1, "--n-episodes", 9, "--method", "em-dirichlet:inputs=cosines")
+
+    def pool(labels: torch.Tensor, names: str, texts: str) -> Path:
+        source = {"extractor": {"class_names": list(texts)}}
+        FeatureSet(rows, labels, tuple(names), source).save(tmp_path / "pool.safetensors")
+        return tmp_path / "pool.safetensors"
+
+    labels = torch.arange(3).repeat(8)
+    for texts in ("abc", "xyz"):  # texts of the user's own words may belong to classes of any names
+        found = document("episode", "--features", pool(labels, "abc", texts), *words)
+        assert found["results"][0]["accuracy"] == 1
+    assert fails(1, "episode", "--features", pool(labels, "abc", "acb"), *words) == (
+        "Error: em-dirichlet:inputs=cosines: column 1 of the cosines was made for 'c', but class 1 of the features is "
+        "'b': extract them again with class_names in the order of the classes"
+    )
+    assert fails(1, "episode", "--features", pool(labels.clamp(max=1), "ab", "ab"), *words) == (
+        "Error: em-dirichlet:inputs=cosines: the method takes 3 columns as image-text cosines, one for each class in "
+        "order, and there are 2 classes: give features whose rows and columns are of the same classes"
+    )

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from cli import output
 from cli.tune import tune
 from cli.tune_table import tune_report
 from cli.tuned_methods import tuned_method, tuned_methods, warn_of_other_features
@@ -167,12 +168,13 @@ def test_many_combinations_are_tried_in_part_and_that_is_said(features: Path) ->
     }
 
 
-def test_a_chosen_number_at_the_end_of_its_values_is_said(features: Path) -> None:
+def test_a_chosen_number_at_the_end_of_its_values_is_said(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = document(*words(features))
     assert not found["is_default_kept"]
     for penalty, end in ((0.01, "lowest tried: lower"), (100.0, "highest tried: higher"), (1.0, None)):
         found["options"] = {"inverse_penalty": penalty, "is_normalized": False}
-        told = [str(part) for part in tune_report(found) if "tried" in str(part)]
+        output.show(*tune_report(found))
+        told = [line for line in capsys.readouterr().out.splitlines() if "tried" in line]
         line = f"  edge      inverse_penalty {penalty:g} is the {end} ones may be better, see --grid"
         assert told == ([line] if end else [])
 
@@ -197,14 +199,14 @@ def test_a_held_option_stays(features: Path) -> None:
         (2, ("--grid", "inverse_penalty=1,2", "--grid", "inverse_penalty=3"), "inverse_penalty is given twice"),
         (2, ("--grid", "inverse_penalty=-2"),
          "Error: logistic-regression:inverse_penalty=-2.0: inverse_penalty must be positive, got -2.0"),
-        (2, ("--method", "em-dirichlet:inputs=cosines"), "takes a column for each class, and --classes would number"),
-        (2, ("--method", "tip-adapter:n_cosines=3"), "takes a column for each class, and --classes would number them"),
+        (2, ("--method", "em-dirichlet:inputs=cosines"), "that em-dirichlet:inputs=cosines takes belong to all"),
+        (2, ("--method", "tip-adapter:n_cosines=3"), "--classes numbers the classes anew, but the columns that tip"),
         (2, ("--n-episodes", 29), "29 is not in the range x>=30"),
         (2, ("--n-query-total", 9), "--n-query-total does nothing with --query-distribution balanced"),
         (2, ("--dirichlet-concentration", 1), "--dirichlet-concentration does nothing with --query-distribution"),
         (2, ("--query-distribution", "uniform"), "--n-query does nothing with --query-distribution uniform"),
         (2, ("--query-distribution", "balance"), "unknown word 'balance': did you mean 'balanced'?"),
-        (1, ("--n-shot", 40), "Error: "),
+        (1, ("--n-shot", 40), "ask for less, or leave small classes out (--on-small-class skip)"),
         (1, ("--out", "no/such/t.json"), "Error: no such folder: no/such: create it before writing t.json"),
     ],
 )  # fmt: skip

@@ -177,7 +177,7 @@ def test_what_is_postponed_is_told_and_done_later(small, ran):
 def test_an_error_of_the_command_is_a_reason(small):
     job = Job("birds", Regime(7, "balanced", 7), ("simpleshot",), (1,))
     said = comparison.run(job, "2-7", small)
-    assert said == "Error: n_way = 7 exceeds the 6 classes of the pool"
+    assert said == "Error: --n-way = 7 exceeds the 6 classes of the pool"
 
 
 def test_readme_is_rewritten_between_its_marks(small):

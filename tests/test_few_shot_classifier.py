@@ -247,6 +247,10 @@ X, Y, _, _ = problem()
             lambda: FewShotClassifier(reject=0.2, unknown=2).fit(X, Y),
             "unknown=2 is the label of a class: choose another answer for rows of no class",
         ),
+        (
+            lambda: FewShotClassifier("tip-adapter:n_cosines=4").fit(X, Y),
+            "the method takes 4 columns as image-text cosines, one for each class in order, and there are 3 classes: ",
+        ),
         (lambda: FewShotClassifier(max_queries=0).fit(X, Y).predict(X), "max_queries must be positive, got 0"),
     ],
 )

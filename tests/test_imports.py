@@ -485,6 +485,8 @@ def test_names_and_kinds_that_are_not_known(tmp_path):
         import_features(tmp_path / "a.plk", format="pickel")
     with pytest.raises(FileNotFoundError, match=r"^no such file or folder: .*/store$"):
         import_features(tmp_path / "store")
+    with pytest.raises(ValueError, match=r": a folder must be a feature store or .*make features of them with fewshot"):
+        import_features(tmp_path)
     for name in ("a.plk", "a.pt", "a.npz", "a.parquet"):
         with pytest.raises(FileNotFoundError, match=r"^no such file: "):
             import_features(tmp_path / name)

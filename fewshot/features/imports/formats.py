@@ -113,7 +113,7 @@ def import_features(
 def _format_of(path: Path) -> str:
     """Return the format of a folder, the layer of a store (``STORE:LAYER``) or a suffix."""
     if path.is_dir():
-        return "datasets" if is_dataset_folder(path) else "features"
+        return _folder_format(path)
     if Path(os.fspath(path).rpartition(":")[0] or path).is_dir():
         return "features"
     suffix = path.suffix.lower()
@@ -121,6 +121,18 @@ def _format_of(path: Path) -> str:
     if not suffix and not path.exists():
         raise FileNotFoundError(f"no such file or folder: {path}")
     return known[suffix if suffix in known else check_choice("kind of file", suffix or os.fspath(path), known)]
+
+
+def _folder_format(path: Path) -> str:
+    """Return the format of a folder."""
+    if is_dataset_folder(path):
+        return "datasets"
+    if (path / "store.json").is_file():
+        return "features"
+    raise ValueError(
+        f"{path}: a folder must be a feature store or one that Hugging Face datasets saved, got neither: if it holds "
+        "images, make features of them with fewshot extract; else name a file in it"
+    )
 
 
 def _fingerprint(path: Path) -> dict[str, str]:
