@@ -239,8 +239,8 @@ class EpisodeIndex(NamedTuple):
         Episode
             On the device of ``features``.
         """
-        trimmed = _trimmed(self)
-        is_ragged = any(bool((tensor < 0).any()) for tensor in trimmed)
+        trimmed = _trimmed(self) if _has_padding(self) else self
+        is_ragged = trimmed is not self and _has_padding(trimmed)
         index, labels, query_index, query_labels, class_ids = (tensor.to(features.device) for tensor in trimmed)
         items = torch.cat([index.flatten(), query_index.flatten()]).clamp_(min=0)
         out = None if buffer is None else buffer[: len(items) * features.shape[1]].view(len(items), -1)
@@ -259,6 +259,10 @@ class EpisodeIndex(NamedTuple):
 def concatenate(parts: Sequence[EpisodeIndex]) -> EpisodeIndex:
     """Join batches of episodes of equal widths."""
     return parts[0] if len(parts) == 1 else EpisodeIndex(*(torch.cat(tensors) for tensors in zip(*parts, strict=True)))
+
+
+def _has_padding(index: EpisodeIndex) -> bool:
+    return any(bool((tensor < 0).any()) for tensor in index)
 
 
 def _trimmed(index: EpisodeIndex) -> EpisodeIndex:

@@ -84,7 +84,9 @@ class Evaluation(NamedTuple):
 class _Tally:
     """One method's scores so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, method: Method) -> None:
+        # Looked up once: asking whether a method follows a protocol takes as long as several tensor operations.
+        self.solve: Callable[[Episode], EMResult | Tensor] = method.solve if isinstance(method, EMMethod) else method
         self.accuracy: list[Tensor] = []
         self.seconds = 0.0
         self.n_collapsed = 0
@@ -154,7 +156,7 @@ def evaluate_episodes(
         raise ValueError(
             f"features must have one row for each of the sampler's {sampler.n_items} labels, got {len(features)} rows"
         )
-    tallies = {name: _Tally() for name in methods}
+    tallies = {name: _Tally(method) for name, method in methods.items()}
     fingerprint = EpisodeHash()
     n_done = n_queries = n_leaked = n_leaking = 0
     buffer = features.new_empty(0)
@@ -168,8 +170,8 @@ def evaluate_episodes(
         for piece in _pieces(index, features):
             buffer = _grown(buffer, piece, features)
             episode = piece.gather(features, buffer)
-            for name, method in methods.items():
-                _score(tallies[name], method, episode)
+            for tally in tallies.values():
+                _score(tally, episode)
         n_done += index.n_episodes
         if progress is not None:
             progress(n_done, {name: tally.mean() for name, tally in tallies.items()})
@@ -200,10 +202,10 @@ def _leaked(index: EpisodeIndex) -> Tensor:
     return (is_in_support & (index.query_index >= 0)).sum(-1)
 
 
-def _score(tally: _Tally, method: Method, episode: Episode) -> None:
+def _score(tally: _Tally, episode: Episode) -> None:
     assert episode.query_labels is not None
     started = time.perf_counter()
-    result = method.solve(episode) if isinstance(method, EMMethod) else method(episode)
+    result = tally.solve(episode)
     log_probs = result.log_responsibilities if isinstance(result, EMResult) else result
     tally.accuracy.append(episode_accuracy(log_probs, episode.query_labels).cpu())
     tally.seconds += time.perf_counter() - started

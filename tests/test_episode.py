@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from episodes import Episode, MetaDatasetSampler
+from episodes import Episode, EpisodeIndex, MetaDatasetSampler
 from tests.drawing import SAMPLERS, SEEDS, generator, listed, pool_of, refuses
 
 # ------------------------------------------------------------------------------------------------------------- Episode
@@ -274,6 +274,18 @@ def test_gather_looks_the_features_up(dtype, has_buffer):
         assert episode.query.dtype == dtype
         if has_buffer:
             assert episode.support.data_ptr() == buffer.data_ptr()
+
+
+@pytest.mark.parametrize("n_episodes", [1, 4])
+def test_padding_that_every_episode_has_is_cut_without_a_trace(n_episodes):
+    index = SAMPLERS["balanced"].sample(n_episodes, generator=generator(12))
+    features = torch.randn(36, 4, generator=generator(13))
+    wider = EpisodeIndex(*(torch.nn.functional.pad(tensor, (0, 2), value=-1) for tensor in index))
+    one, other = index.gather(features), wider.gather(features)
+    assert not other.is_ragged
+    assert other.query_mask is None
+    for name in ("support", "support_labels", "query", "query_labels", "class_ids"):
+        assert torch.equal(getattr(one, name), getattr(other, name))
 
 
 def test_gather_widens_half_and_refuses_integers():

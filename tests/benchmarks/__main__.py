@@ -1,4 +1,4 @@
-"""All benchmarks: ``python -m tests.benchmarks`` (``make bench``) prints one table.
+"""All benchmarks: ``python -m tests.benchmarks`` (``make bench``) prints one table; some, by name: ``… peers_speed``.
 
 Speed is CPU time of one thread; ratios are against a baseline measured in the same run. Accuracies on real features are
 printed by ``python -m tests.benchmarks.accuracy --data DIR``.
@@ -6,19 +6,26 @@ printed by ``python -m tests.benchmarks.accuracy --data DIR``.
 
 from __future__ import annotations
 
+import sys
+
 from rich.console import Console
 from rich.table import Table
 
-from tests.benchmarks import discovery, extraction, gpu, incremental, memory, speed
+from tests.benchmarks import discovery, extraction, gpu, incremental, memory, peers_speed, speed
+
+PARTS = {
+    part.__name__.rpartition(".")[2]: part
+    for part in (speed, peers_speed, memory, incremental, discovery, extraction, gpu)
+}
 
 
 def main() -> None:
-    """Run everything and print the table."""
+    """Run everything, or the parts named on the command line, and print the table."""
     messages = Console(stderr=True)
     found = [
         row
-        for part in (speed, memory, incremental, discovery, extraction, gpu)
-        for row in part.rows(lambda name: messages.print(f"measuring {name} …", style="dim"))
+        for name in sys.argv[1:] or PARTS
+        for row in PARTS[name].rows(lambda name: messages.print(f"measuring {name} …", style="dim"))
     ]
     table = Table("what", "measured", "target", "")
     for row in found:
