@@ -110,6 +110,16 @@ def test_many_queries_need_no_matrix_of_them():
     assert adaptive_unem()(episode).shape == (20_000, 4)
 
 
+def test_lengths_count_where_there_are_few_features():
+    # Two classes in one direction from the origin: at unit length nothing tells them apart.
+    support = torch.tensor([[1.0, 1.0], [1.1, 1.0], [4.0, 4.0], [4.1, 4.0]])
+    query = support + torch.tensor([0.1, -0.1])
+    episode = Episode(
+        support=support, support_labels=torch.tensor([0, 0, 1, 1]), query=query, class_ids=torch.arange(2)
+    )
+    assert adaptive_unem()(episode).argmax(-1).tolist() == [0, 0, 1, 1]
+
+
 # The regime
 
 

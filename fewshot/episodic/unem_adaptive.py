@@ -31,6 +31,8 @@ __all__ = ["AdaptiveEpisode", "Solutions", "UNEMAdaptive"]
 # Softmax over distances in units of the scatter at this precision is the answer of plain prototypes.
 _PROTOTYPE_PRECISION = 0.5
 _N_VIEWS = 2
+# With fewer features too much is lost at unit length, in the plane all but a direction: both views are then as they are.
+_LEAST_FOR_UNIT = 5
 _LOG_PRECISION_RANGE = (-6.0, 4.0)
 
 
@@ -104,6 +106,7 @@ class UNEMAdaptive(nn.Module):
     Ours, not in the paper, whose schedule is trained for one number of shots and one number of classes among the
     queries, and falls below prototypes at others. Query labels are never read; no answer depends on the other
     episodes of a batch. Ignores rotation and scale of the features.
+    It learned from features of 64 dimensions and more. With fewer than five, both views are the features as they are.
     An untrained model has the schedules of the ``frozen-features`` preset and a gate of random weights: use
     `fewshot.shipped.adaptive_unem`, or ``fewshot.build_method("unem-adaptive")``, for the learned one.
 
@@ -162,8 +165,11 @@ class UNEMAdaptive(nn.Module):
 
     def prepare(self, episode: Episode) -> tuple[AdaptiveEpisode, ...]:
         """Compute what no learned number changes: of the features as they are, and of unit length."""
+        raw = self.prepare_view(episode)
+        if episode.n_features < _LEAST_FOR_UNIT:
+            return raw, raw
         unit = replace(episode, support=l2_normalize(episode.support), query=l2_normalize(episode.query))
-        return self.prepare_view(episode), self.prepare_view(unit)
+        return raw, self.prepare_view(unit)
 
     def prepare_view(self, episode: Episode) -> AdaptiveEpisode:
         """Compute what no learned number changes, of the features as they come."""

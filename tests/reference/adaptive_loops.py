@@ -123,6 +123,8 @@ def solution_statistics(support, support_labels, query, n_way, u, first):
 def adaptive(numbers, support, support_labels, query, n_way):
     """Sum w_m u_m over prototypes and schedules of both views; returns it and the weights w."""
     views = [(support, query), (unit_length(support), unit_length(query))]
+    if query.shape[1] < 5:
+        views = [(support, query), (support, query)]
     found = [view_answers(numbers, part, support_labels, asked, n_way) for part, asked in views]
     answers = [u for view in found for u in view[0]]
     seen = [x for view in found for x in view[1]]
