@@ -111,13 +111,12 @@ def test_many_queries_need_no_matrix_of_them():
 
 
 def test_lengths_count_where_there_are_few_features():
-    # Two classes in one direction from the origin: at unit length nothing tells them apart.
-    support = torch.tensor([[1.0, 1.0], [1.1, 1.0], [4.0, 4.0], [4.1, 4.0]])
-    query = support + torch.tensor([0.1, -0.1])
-    episode = Episode(
-        support=support, support_labels=torch.tensor([0, 0, 1, 1]), query=query, class_ids=torch.arange(2)
-    )
-    assert adaptive_unem()(episode).argmax(-1).tolist() == [0, 0, 1, 1]
+    # In the plane, classes of one direction each: at unit length the first, at the origin, has none.
+    support, query = torch.tensor([[0.0, 0.0], [4.0, 4.0]]), torch.tensor([[0.5, 0.1], [3.0, 4.0], [4.0, 3.0]])
+    episode = Episode(support=support, support_labels=torch.tensor([0, 1]), query=query, class_ids=torch.arange(2))
+    assert adaptive_unem()(episode).argmax(-1).tolist() == [0, 1, 1]
+    raw, unit = adaptive_unem().prepare(episode)
+    assert torch.equal(raw.statistics, unit.statistics)
 
 
 # The regime

@@ -31,7 +31,7 @@ __all__ = ["AdaptiveEpisode", "Solutions", "UNEMAdaptive"]
 # Softmax over distances in units of the scatter at this precision is the answer of plain prototypes.
 _PROTOTYPE_PRECISION = 0.5
 _N_VIEWS = 2
-# With fewer features too much is lost at unit length, in the plane all but a direction: both views are then as they are.
+# At unit length too little is left of fewer features, in the plane a direction: both views are then as they are.
 _LEAST_FOR_UNIT = 5
 _LOG_PRECISION_RANGE = (-6.0, 4.0)
 
