@@ -120,7 +120,7 @@ class TransClip:
 
     Source
     ------
-    [TRANSCLIP] Section 3, with a support; weights and numbers of steps as published with it.
+    [TRANSCLIP], from its equations, with a support; weights and numbers of steps as they are known of its code.
 
     Examples
     --------
