@@ -9,10 +9,10 @@ BIN = $(VENV)/bin
 .PHONY: demo classify test lint types tests notebooks bench tables install clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python -m tests.write_digits $(VENV)/demo/labelled 5
-	$(BIN)/python -m tests.write_digits $(VENV)/demo/unsorted 5 100
+	$(BIN)/python -m tests.tools.write_digits $(VENV)/demo/labelled 5
+	$(BIN)/python -m tests.tools.write_digits $(VENV)/demo/unsorted 5 100
 	$(BIN)/fewshot classify --support $(VENV)/demo/labelled --query $(VENV)/demo/unsorted --out $(VENV)/demo/classified
-	$(BIN)/python -m tests.write_digits $(VENV)/demo/images 40
+	$(BIN)/python -m tests.tools.write_digits $(VENV)/demo/images 40
 	$(BIN)/fewshot extract --images $(VENV)/demo/images --out $(VENV)/demo/store
 	$(BIN)/fewshot episode --features $(VENV)/demo/store --method nearest-prototype --method unem --n-way 5 --n-shot 1,5 --n-query 15 --n-episodes 500
 	$(BIN)/fewshot probe --features $(VENV)/demo/store --method svm --method knn
@@ -47,7 +47,7 @@ tests: install
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations=10
 
 notebooks: install
-	$(BIN)/python -m tests.run_notebooks notebooks
+	$(BIN)/python -m tests.tools.run_notebooks notebooks
 
 bench: install
 	$(BIN)/python -m tests.benchmarks

@@ -7,8 +7,8 @@ from io import TextIOWrapper
 
 import click
 
-from cli import output
-from cli.errors import CommandGroup
+from .group import CommandGroup
+from .shared import output
 
 __all__ = ["cli", "main"]
 

@@ -28,7 +28,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from episodes import (
+from fewshot_episodes import (
     DiscoverySplit,
     Episode,
     EpisodeIndex,
@@ -38,29 +38,30 @@ from episodes import (
     discovery_split,
     incremental_sessions,
 )
-from fewshot.dirichlet import fit_dirichlet
+
 from fewshot.em import EMResult, e_step, objective, proportions, run_em
 from fewshot.episodic.em_dirichlet import EMDirichlet
 from fewshot.episodic.em_gaussian import EMGaussian
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.paddle import Paddle
 from fewshot.episodic.simple_shot import SimpleShot
-from fewshot.episodic.unem import UNEM
-from fewshot.episodic.unem_adaptive import UNEMAdaptive
-from fewshot.episodic.unem_training import fit_unem
-from fewshot.evaluation import evaluate_episodes
-from fewshot.gaussian import gaussian_likelihood
-from fewshot.gaussian_scatter import effective_variance
+from fewshot.episodic.unem.adaptive import UNEMAdaptive
+from fewshot.episodic.unem.model import UNEM
+from fewshot.episodic.unem.training import fit_unem
+from fewshot.evaluation.episodes import evaluate_episodes
+from fewshot.evaluation.sessions import evaluate_sessions
 from fewshot.incremental.calibration import calibrate_prototypes, fit_base_prior, posterior_prototypes
-from fewshot.incremental.methods import INCREMENTAL_METHODS, build_classifier
-from fewshot.registry import METHODS, build_method
-from fewshot.session_evaluation import evaluate_sessions
+from fewshot.likelihoods.dirichlet import fit_dirichlet
+from fewshot.likelihoods.gaussian import gaussian_likelihood
+from fewshot.likelihoods.scatter import effective_variance
+from fewshot.registry.episodic import METHODS, build_method
+from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
 
 if TYPE_CHECKING:
     from fewshot.discovery import PIM, CategoryDiscovery, SemiSupervisedKMeans, WardDiscovery
     from fewshot.discovery.n_classes import estimate_n_classes
-    from fewshot.discovery_evaluation import evaluate_discovery
     from fewshot.distillation import CMD, Mugs, fit_distillation
+    from fewshot.evaluation.discovery import evaluate_discovery
     from fewshot.features import FeatureSet, load_features
     from fewshot.few_shot_classifier import FewShotClassifier
     from fewshot.incremental import (
@@ -81,9 +82,9 @@ if TYPE_CHECKING:
         save_unem,
     )
     from fewshot.shipped import adaptive_unem
-    from fewshot.tuned_methods import load_tuned, save_tuned
-    from fewshot.tuning import tune
-    from fewshot.tuning_grids import tuning_candidates
+    from fewshot.tuning.files import load_tuned, save_tuned
+    from fewshot.tuning.grids import tuning_candidates
+    from fewshot.tuning.search import tune
 
 __version__ = "0.1.0"
 
@@ -172,19 +173,19 @@ _LAZY = {
     "TEEN": "fewshot.incremental",
     "WardDiscovery": "fewshot.discovery",
     "estimate_n_classes": "fewshot.discovery.n_classes",
-    "evaluate_discovery": "fewshot.discovery_evaluation",
+    "evaluate_discovery": "fewshot.evaluation.discovery",
     "fit_distillation": "fewshot.distillation",
     "load_classifier": "fewshot.models",
     "load_discoverer": "fewshot.models",
     "load_features": "fewshot.features",
-    "load_tuned": "fewshot.tuned_methods",
+    "load_tuned": "fewshot.tuning.files",
     "load_unem": "fewshot.models",
     "save_classifier": "fewshot.models",
     "save_discoverer": "fewshot.models",
-    "save_tuned": "fewshot.tuned_methods",
+    "save_tuned": "fewshot.tuning.files",
     "save_unem": "fewshot.models",
-    "tune": "fewshot.tuning",
-    "tuning_candidates": "fewshot.tuning_grids",
+    "tune": "fewshot.tuning.search",
+    "tuning_candidates": "fewshot.tuning.grids",
 }
 
 

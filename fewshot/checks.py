@@ -6,9 +6,10 @@ import difflib
 from collections.abc import Iterable
 
 import torch
+from fewshot_episodes.errors import SettingError
 from torch import Tensor
 
-__all__ = ["check_choice", "check_finite", "check_non_negative", "check_positive"]
+__all__ = ["SettingError", "check_choice", "check_finite", "check_non_negative", "check_positive"]
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> str:

@@ -13,12 +13,12 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from fewshot.arrays import ArrayLike, like, read_features
-from fewshot.episodic.answers import MAX_QUERIES, answer_queries
 from fewshot.episodic.method import Method, check_class_columns
-from fewshot.labelled_rows import Labels, is_missing, listed, read_labelled, warn_of_queries
-from fewshot.labels import in_order, label_array, with_unknown
-from fewshot.registry import build_method
+from fewshot.episodic.query_set import MAX_QUERIES, answer_queries
+from fewshot.estimators.arrays import ArrayLike, like, read_features
+from fewshot.estimators.labelled_rows import Labels, is_missing, listed, read_labelled, warn_of_queries
+from fewshot.estimators.labels import in_order, label_array, with_unknown
+from fewshot.registry.episodic import build_method
 from fewshot.rejection import calibration_scores, is_rejected, known_p_values, smallest_share, strangeness
 
 __all__ = ["DEFAULT_METHOD", "FewShotClassifier"]
@@ -43,7 +43,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     unknown : hashable, optional
         The answer for them; default -1 where labels are numbers, else "unknown".
     max_queries : int
-        Most queries that are answered together, which bounds the memory; see `fewshot.episodic.answers`.
+        Most queries that are answered together, which bounds the memory; see `fewshot.episodic.query_set`.
 
     Attributes
     ----------

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fewshot import discovery, incremental
 from fewshot.checks import check_choice
-from fewshot.episodic.unem import UNEM
+from fewshot.episodic.unem.model import UNEM
 from fewshot.storage import load_tensors, save_tensors
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from fewshot_episodes import Episode
 from hypothesis import strategies as st
-
-from episodes import Episode
 
 
 def sizes(draw, *bounds):

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import importlib
-import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
+import fewshot_episodes
 import pytest
 
-import episodes
 import fewshot
 
 ROOT = Path(__file__).parents[1]
+SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
 HEAVY = (
     "torchvision",
     "timm",
@@ -37,7 +38,7 @@ def _loaded_after(statement: str) -> set[str]:
     return {module.partition(".")[0] for module in result.stdout.split()}
 
 
-@pytest.mark.parametrize("package", ["fewshot", "episodes"])
+@pytest.mark.parametrize("package", ["fewshot", "fewshot_episodes"])
 def test_import_loads_torch_and_nothing_else_that_is_heavy(package):
     # torch itself may load some of these (where they are installed), so what counts is what we add.
     added = _loaded_after(f"import {package}") - _loaded_after("import torch")
@@ -45,7 +46,7 @@ def test_import_loads_torch_and_nothing_else_that_is_heavy(package):
 
 
 def test_every_public_name_exists_and_is_documented():
-    for module in (fewshot, episodes):
+    for module in (fewshot, fewshot_episodes):
         for name in module.__all__:
             assert getattr(module, name).__doc__, name
 
@@ -60,19 +61,43 @@ def test_unknown_name_is_an_attribute_error():
 
 
 def test_every_module_lists_its_public_names_as_they_are():
-    for path in [*ROOT.glob("fewshot/**/*.py"), *ROOT.glob("episodes/*.py")]:
-        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    homes = [(path, ROOT) for path in ROOT.glob("fewshot/**/*.py")]
+    homes += [(path, ROOT / "episodes") for path in ROOT.glob("episodes/**/*.py")]
+    for path, home in homes:
+        name = ".".join(path.relative_to(home).with_suffix("").parts).removesuffix(".__init__")
         module = importlib.import_module(name)
         for public in getattr(module, "__all__", ()):
             assert hasattr(module, public), f"{name}.{public}"
 
 
-def test_the_package_ships_code_and_not_the_tests():
-    found = re.search(
-        r"\[tool\.setuptools\.packages\.find\]\ninclude = \[(.*)\]", (ROOT / "pyproject.toml").read_text()
-    )
-    assert found is not None
-    assert found.group(1) == '"fewshot", "fewshot.*", "episodes", "cli"'
+HOMES = {"fewshot": "fewshot", "fewshot.cli": "cli", "fewshot_episodes": "episodes/fewshot_episodes"}
+
+
+def _packages() -> dict[str, Path]:
+    """Return the folder of each package, by its installed name."""
+    return {
+        ".".join((name, *path.parent.relative_to(ROOT / home).parts)): path.parent
+        for name, home in HOMES.items()
+        for path in (ROOT / home).rglob("__init__.py")
+    }
+
+
+def test_the_listed_packages_are_those_of_the_tree():
+    assert set(SETUPTOOLS["packages"]) == set(_packages())
+
+
+def test_every_file_beside_the_modules_is_shipped():
+    for name, folder in _packages().items():
+        beside = {path.name for path in folder.iterdir() if path.is_file() and path.suffix not in (".py", ".pyc")}
+        patterns = SETUPTOOLS["package-data"].get(name, [])
+        shipped = {path.name for pattern in patterns for path in folder.glob(pattern)}
+        assert beside <= shipped, name
+
+
+def test_every_listed_file_is_there():
+    for name, patterns in SETUPTOOLS["package-data"].items():
+        for pattern in patterns:
+            assert list(_packages()[name].glob(pattern)), (name, pattern)
 
 
 def test_top_level_holds_what_the_design_names():

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fewshot.registry import METHODS
+from fewshot.registry.episodic import METHODS
 from tests.benchmarks import comparison
 from tests.benchmarks.comparison import COMMAND, README, RESULTS, SETS, SHOTS, Job, Ledger, Regime
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 import pytest
 from click.testing import CliRunner
+from fewshot.cli.main import cli
 
-from cli.main import cli
-from fewshot.incremental.methods import INCREMENTAL_METHODS
-from fewshot.registry import METHODS
+from fewshot.registry.episodic import METHODS
+from fewshot.registry.incremental import INCREMENTAL_METHODS
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()

@@ -5,14 +5,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from fewshot_episodes import Episode
 from hypothesis import given
 from hypothesis import strategies as st
 
-from episodes import Episode
 from fewshot.em import e_step, hard_assignments, objective, proportions, run_em
 from fewshot.episodic.em_gaussian import EMGaussian
-from fewshot.gaussian import gaussian_likelihood, is_gram_cheaper, with_precision
-from fewshot.gaussian_scatter import effective_variance
+from fewshot.likelihoods.gaussian import gaussian_likelihood, is_gram_cheaper, with_precision
+from fewshot.likelihoods.scatter import effective_variance
 from tests.reference import em_loops as loops
 from tests.strategies import episodes, make_episode, moved, numpy_of, one_of, padded, schedules
 
@@ -429,7 +429,7 @@ def test_pieces_make_the_same_whole(is_ragged, monkeypatch):
         episode = make_episode(0, batch=(2, 3))
     schedule = ([1.0] * 3, [1.0] * 3, 0.7)
     at_once = responsibilities(episode, schedule, "gram")
-    monkeypatch.setattr("fewshot.gaussian._PIECE_BYTES", {"cpu": 1, "cuda": 1})
+    monkeypatch.setattr("fewshot.likelihoods.gaussian._PIECE_BYTES", {"cpu": 1, "cuda": 1})
     assert_close(responsibilities(episode, schedule, "gram"), at_once, 1e-13)
 
 

@@ -8,6 +8,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from fewshot_episodes import Episode
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
@@ -18,7 +19,6 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import fewshot
-from episodes import Episode
 from fewshot import METHODS, UNEM, FewShotClassifier, SimpleShot, build_method
 
 IN_PARTS = "rows of one query set are answered together: a part of them is another query set"

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from fewshot.discovery.agglomerative import WardDiscovery
     from fewshot.discovery.category_discovery import CategoryDiscovery
     from fewshot.discovery.estimator import CategoryDiscoverer
     from fewshot.discovery.pim import PIM
     from fewshot.discovery.semi_supervised_kmeans import SemiSupervisedKMeans
+    from fewshot.discovery.ward import WardDiscovery
 
 __all__ = ["PIM", "CategoryDiscoverer", "CategoryDiscovery", "SemiSupervisedKMeans", "WardDiscovery"]
 
@@ -20,7 +20,7 @@ _LAZY = {
     "CategoryDiscoverer": "fewshot.discovery.estimator",
     "CategoryDiscovery": "fewshot.discovery.category_discovery",
     "SemiSupervisedKMeans": "fewshot.discovery.semi_supervised_kmeans",
-    "WardDiscovery": "fewshot.discovery.agglomerative",
+    "WardDiscovery": "fewshot.discovery.ward",
 }
 
 

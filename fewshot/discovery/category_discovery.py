@@ -8,19 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot.arrays import ArrayLike, like
 from fewshot.checks import check_positive
-from fewshot.discovery.attempts import POWER_WITHOUT_LABELS, Attempt, attempt, median_count, space_sizes
 from fewshot.discovery.estimator import CategoryDiscoverer
 from fewshot.discovery.outliers import outlier_scores
-from fewshot.discovery.partition import Partition
-from fewshot.discovery.power import two_covariance
-from fewshot.discovery.prior import EvidenceCheck, check_evidence
-from fewshot.discovery.reach import reach_n_components
 from fewshot.discovery.space import DiscoverySpace, principal_space, project
-from fewshot.discovery.split_merge import Discovery
+from fewshot.discovery.split_merge.evidence_check import EvidenceCheck, check_evidence
+from fewshot.discovery.split_merge.evidence_power import two_covariance
+from fewshot.discovery.split_merge.partition import Partition
+from fewshot.discovery.split_merge.search import Discovery
+from fewshot.discovery.split_merge.subspaces import POWER_WITHOUT_LABELS, Attempt, attempt, median_count, space_sizes
+from fewshot.discovery.split_merge.target_count import reach_n_components
+from fewshot.discovery.split_merge.trace import Proposal, Round
 from fewshot.discovery.statistics import cluster_sums
-from fewshot.discovery.trace import Proposal, Round
+from fewshot.estimators.arrays import ArrayLike, like
 
 __all__ = ["CategoryDiscovery"]
 
@@ -37,11 +37,11 @@ class CategoryDiscovery(CategoryDiscoverer):
         The number of classes, known ones included; "auto" finds it.
     power : "auto" or float
         How much an item counts, in (0, 1]: more finds more classes. "auto" hides known classes and counts, see
-        `fewshot.discovery.power`; 0.4 where fewer than two are known.
+        `fewshot.discovery.split_merge.evidence_power`; 0.4 where fewer than two are known.
     n_dims : "auto", int or sequence of int
         Principal directions kept. Of several, the number of classes is the median of those found in each of these
         spaces, and the classes are those of the largest, brought to that number. "auto": as many as there are known
-        classes, twice and four times as many, see `fewshot.discovery.attempts.space_sizes`.
+        classes, twice and four times as many, see `fewshot.discovery.split_merge.subspaces.space_sizes`.
     normalize : bool
         Whether rows are scaled to unit length first, default True.
     concentration : float

@@ -13,10 +13,10 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
-from fewshot.clustering_metrics import adjusted_rand_index, contingency_table
 from fewshot.discovery.kmeans import semi_supervised_kmeans
-from fewshot.discovery.mixture import fit_mixture
-from fewshot.discovery.mixture_start import state_from_partition
+from fewshot.discovery.mixture.fit import fit_mixture
+from fewshot.discovery.mixture.start import state_from_partition
+from fewshot.metrics.clustering import adjusted_rand_index, contingency_table
 from fewshot.prototypes import one_hot
 
 __all__ = [

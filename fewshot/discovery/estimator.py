@@ -15,9 +15,9 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from fewshot.arrays import ArrayLike, like, read_features
 from fewshot.discovery.n_classes import estimate_n_classes
-from fewshot.labels import in_order, label_array, new_names, plain
+from fewshot.estimators.arrays import ArrayLike, like, read_features
+from fewshot.estimators.labels import in_order, label_array, new_names, plain
 
 __all__ = ["ArrayLike", "CategoryDiscoverer", "Labels"]
 

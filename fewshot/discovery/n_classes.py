@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
-from fewshot.discovery.attempts import attempt, median_count, space_sizes
 from fewshot.discovery.count_scores import Scorer, bic_scorer, hidden_class_scorer, silhouette_scorer
 from fewshot.discovery.space import principal_space, project
+from fewshot.discovery.split_merge.subspaces import attempt, median_count, space_sizes
 
 __all__ = ["N_CLASSES_METHODS", "ClassCount", "CountMethod", "default_bounds", "estimate_n_classes", "search_counts"]
 

@@ -4,11 +4,17 @@ from fewshot.distillation.backbone import TokenBackbone, Tokens
 from fewshot.distillation.batch import Stream, ViewBatch
 from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Comparison, Distiller
-from fewshot.distillation.monitor import CollapseError, CollapseMonitor, Health, collapse_losses, measure_health
 from fewshot.distillation.mugs import Mugs, MugsSettings
-from fewshot.distillation.run import DistillationTrace, StepReport, TrainingSettings, TrainingState
-from fewshot.distillation.training import fit_distillation
-from fewshot.distillation.view_settings import ViewSettings, cmd_views, mugs_views
+from fewshot.distillation.training.loop import fit_distillation
+from fewshot.distillation.training.monitor import (
+    CollapseError,
+    CollapseMonitor,
+    Health,
+    collapse_losses,
+    measure_health,
+)
+from fewshot.distillation.training.state import DistillationTrace, StepReport, TrainingSettings, TrainingState
+from fewshot.distillation.views.settings import ViewSettings, cmd_views, mugs_views
 
 __all__ = [
     "CMD",

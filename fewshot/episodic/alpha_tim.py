@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_positive
-from fewshot.episodic.prototype_descent import PrototypeDescent, check_settings, real_counts
+from fewshot.episodic.solvers.prototype_descent import PrototypeDescent, check_settings, real_counts
 
 __all__ = ["BY_SHOT", "AlphaTim", "alpha_by_shot"]
 
@@ -36,7 +36,8 @@ class AlphaTim(PrototypeDescent):
     """TIM whose marginal and conditional entropies are Tsallis's: H_α(p) = (1 - Σ_k p_k^α) / (α - 1).
 
     A larger α lets the marginal of the queries leave the uniform one at less cost. The loss, by Adam from the class
-    means on closed-form gradients, is that of `fewshot.episodic.prototype_descent`; its cross-entropy is Shannon's.
+    means on closed-form gradients, is that of `fewshot.episodic.solvers.prototype_descent`; its cross-entropy is
+    Shannon's.
 
     Parameters
     ----------

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.em import hard_assignments
 from fewshot.prototypes import log_softmax_over_ways, one_hot, way_logits

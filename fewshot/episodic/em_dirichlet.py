@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_choice, check_non_negative, check_positive
-from fewshot.dirichlet import DirichletLikelihood, dirichlet_likelihood, simplex_log_features
 from fewshot.em import EMResult, run_em
+from fewshot.likelihoods.dirichlet import DirichletLikelihood, dirichlet_likelihood, simplex_log_features
 from fewshot.prototypes import class_means, l2_normalize
 
 __all__ = ["INPUTS", "PROPORTION_FLOOR", "EMDirichlet", "episode_cosines", "simplex_likelihood"]

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.em import EMResult, run_em
-from fewshot.gaussian import gaussian_likelihood, with_precision
-from fewshot.gaussian_scatter import effective_variance
+from fewshot.likelihoods.gaussian import gaussian_likelihood, with_precision
+from fewshot.likelihoods.scatter import effective_variance
 
 __all__ = ["EMGaussian"]
 
@@ -32,7 +32,7 @@ class EMGaussian:
     n_layers : int
         EM iterations. Default 10.
     is_relative : bool
-        Measure the features of each episode in its own unit, see `fewshot.gaussian_scatter.effective_variance`;
+        Measure the features of each episode in its own unit, see `fewshot.likelihoods.scatter.effective_variance`;
         otherwise take them as they are, as the papers do.
 
     Raises

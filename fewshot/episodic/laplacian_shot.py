@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.episodic.bd_cspn import UnitItems, class_averages, rectify, unit_items
 from fewshot.prototypes import log_softmax_over_ways, softmax_over_ways, way_logits

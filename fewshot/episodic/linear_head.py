@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_positive
-from fewshot.episodic.adam import adam
-from fewshot.episodic.logistic_dual import fit_logistic_dual
+from fewshot.episodic.solvers.adam import adam
+from fewshot.episodic.solvers.logistic_dual import fit_logistic_dual
 from fewshot.prototypes import class_means, l2_normalize, log_softmax_over_ways, one_hot, way_logits
 
 __all__ = ["CosineHead", "LogisticHead"]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Protocol, runtime_checkable
 
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.em import EMResult
 
 __all__ = ["EMMethod", "Method", "check_class_columns", "n_class_columns"]

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.prototypes import class_means, log_softmax_over_ways, prototype_logits, way_logits
 
 __all__ = ["NearestPrototype", "nearest_prototype_log_probs"]

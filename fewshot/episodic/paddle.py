@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.em import EMResult
 from fewshot.episodic.em_gaussian import EMGaussian

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_choice, check_non_negative, check_positive
-from fewshot.episodic.sinkhorn import Transport, estimate_shares, item_weights, sinkhorn
+from fewshot.episodic.solvers.sinkhorn import Transport, estimate_shares, item_weights, sinkhorn
 from fewshot.prototypes import one_hot
 
 __all__ = ["PTMAP"]
@@ -58,7 +58,7 @@ class PTMAP:
     n_steps : int
         Moves of the centers. Default 20, as in the authors' code.
     tolerance : float
-        Of the shares, see `fewshot.episodic.sinkhorn.sinkhorn`. Default 1e-6, as in the authors' code.
+        Of the shares, see `fewshot.episodic.solvers.sinkhorn.sinkhorn`. Default 1e-6, as in the authors' code.
 
     Raises
     ------

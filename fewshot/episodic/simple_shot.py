@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.episodic.bd_cspn import class_averages, unit_items
 from fewshot.prototypes import log_softmax_over_ways, way_logits
 

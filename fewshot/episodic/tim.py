@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
-from fewshot.episodic.prototype_descent import (
+from fewshot.episodic.solvers.prototype_descent import (
     PrototypeDescent,
     centred_unit_episode,
     check_settings,
@@ -193,7 +193,7 @@ class TimGD(PrototypeDescent):
     """Maximise the mutual information of queries and labels by gradient descent on the prototypes.
 
     The objective of `TimADM`, by Adam from the class means on closed-form gradients, see
-    `fewshot.episodic.prototype_descent`.
+    `fewshot.episodic.solvers.prototype_descent`.
 
     Parameters
     ----------

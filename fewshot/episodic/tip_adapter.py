@@ -10,9 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.episodic.image_text import ImageText, check_cosine_columns, image_text
 from fewshot.prototypes import log_softmax_over_ways, one_hot, way_logits

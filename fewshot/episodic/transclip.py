@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
 import torch
+from fewshot_episodes import Episode
 from torch import Tensor
 
-from episodes import Episode
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.episodic.bd_cspn import UnitItems
 from fewshot.episodic.image_text import ImageText, check_cosine_columns, image_text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fewshot.episodic.prototype_descent import PrototypeDescent
+from fewshot.episodic.solvers.prototype_descent import PrototypeDescent
 
 __all__ = ["TransductiveFineTuning"]
 
@@ -18,8 +18,8 @@ class TransductiveFineTuning(PrototypeDescent):
 
         min over W:   a · mean_S( -ln p_{n y_n} ) + c · mean_Q( -Σ_k p_nk ln p_nk )
 
-    by Adam on closed-form gradients, see `fewshot.episodic.prototype_descent`: TIM without its marginal entropy, so
-    that nothing draws the classes towards equal sizes.
+    by Adam on closed-form gradients, see `fewshot.episodic.solvers.prototype_descent`: TIM without its marginal
+    entropy, so that nothing draws the classes towards equal sizes.
 
     Parameters
     ----------
@@ -56,7 +56,7 @@ class TransductiveFineTuning(PrototypeDescent):
     Examples
     --------
     >>> import torch
-    >>> from episodes import Episode
+    >>> from fewshot_episodes import Episode
     >>> episode = Episode(support=torch.eye(2), support_labels=torch.tensor([0, 1]),
     ...                   query=torch.tensor([[0.9, 0.2], [0.7, 0.6]]), class_ids=torch.tensor([0, 1]))
     >>> TransductiveFineTuning()(episode).argmax(-1).tolist()

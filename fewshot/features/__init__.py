@@ -10,12 +10,12 @@ from fewshot.features.readers import load_features
 from fewshot.features.source import check_same_extractor
 
 if TYPE_CHECKING:
-    from fewshot.features.extraction import extract_store
+    from fewshot.features.extraction.in_memory import extract
+    from fewshot.features.extraction.loop import extract_store
     from fewshot.features.families import extractor
-    from fewshot.features.feature_store import FeatureStore
     from fewshot.features.frozen import Extractor
     from fewshot.features.images.preprocess import Preprocess
-    from fewshot.features.in_memory import extract
+    from fewshot.features.store.reading import FeatureStore
 
 __all__ = [
     "Extractor",
@@ -32,10 +32,10 @@ __all__ = [
 # What only extraction needs loads on first use.
 _LAZY = {
     "Extractor": "fewshot.features.frozen",
-    "FeatureStore": "fewshot.features.feature_store",
+    "FeatureStore": "fewshot.features.store.reading",
     "Preprocess": "fewshot.features.images.preprocess",
-    "extract": "fewshot.features.in_memory",
-    "extract_store": "fewshot.features.extraction",
+    "extract": "fewshot.features.extraction.in_memory",
+    "extract_store": "fewshot.features.extraction.loop",
     "extractor": "fewshot.features.families",
 }
 

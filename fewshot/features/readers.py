@@ -118,7 +118,7 @@ def _parse_store(name: str) -> tuple[Path, str | None] | None:
 
 
 def _load_store(path: Path, layer: str | None, labels: str | os.PathLike[str] | None) -> FeatureSet:
-    from fewshot.features.feature_store import FeatureStore
+    from fewshot.features.store.reading import FeatureStore
 
     pool = FeatureStore.open(path).load(layer=layer)
     if labels is None:

@@ -15,8 +15,8 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from fewshot.arrays import ArrayLike, like, read_features, tensor_of
-from fewshot.labels import in_order, is_mixed, label_array, plain, with_unknown
+from fewshot.estimators.arrays import ArrayLike, like, read_features, tensor_of
+from fewshot.estimators.labels import in_order, is_mixed, label_array, plain, with_unknown
 
 __all__ = ["ArrayLike", "IncrementalClassifier", "Labels"]
 

@@ -1,12 +1,13 @@
 """What frozen features are worth: post-processing, linear probes, neighbours and retrieval on cached features."""
 
+from fewshot_episodes.stratified import stratified_split
+
 from fewshot.probing.linear import LinearProbe, LinearSVM, flatten_views, pairwise_votes, reduce_views
 from fewshot.probing.logistic import LogisticRegression
 from fewshot.probing.neighbours import nearest_rows, neighbour_scores
 from fewshot.probing.post import L2, PCA, Chain, FittedStep, SignedPower, Standardise, Step
 from fewshot.probing.presets import PRESETS, parse_steps
 from fewshot.probing.retrieval import RetrievalScores, ranking_scores, retrieval_scores, set_distance
-from fewshot.probing.split import stratified_split
 
 __all__ = [
     "L2",

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from fewshot_episodes.stratified import stratified_split
 from torch import Tensor
 
 from fewshot.checks import check_positive
 from fewshot.probing.inputs import check_labels, check_rows
 from fewshot.probing.linear import LinearProbe, as_float64
-from fewshot.probing.split import stratified_split
 
 __all__ = ["C_GRID", "LogisticRegression"]
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.metrics import average_precision
+from fewshot.metrics.classification import average_precision
 from fewshot.probing.inputs import check_query_and_gallery, check_same_width, widened
 from fewshot.probing.neighbours import nearest_rows
 
@@ -76,7 +76,7 @@ def retrieval_scores(
     Notes
     -----
     Of items that are equally near, the first rows of the gallery count as nearer; for average precision they enter
-    together, see `fewshot.metrics.average_precision`.
+    together, see `fewshot.metrics.classification.average_precision`.
 
     Examples
     --------

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fewshot.episodic.unem_adaptive import UNEMAdaptive
+from fewshot.episodic.unem.adaptive import UNEMAdaptive
 from fewshot.storage import load_tensors, save_tensors
 
 __all__ = ["adaptive_unem", "load_unem_adaptive", "save_unem_adaptive"]

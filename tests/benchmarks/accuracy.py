@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fewshot_episodes import Episode, EpisodeSampler
 
-from episodes import Episode, EpisodeSampler
 from fewshot import UNEM, EMGaussian, NearestPrototype, Paddle, evaluate_episodes, fit_unem
-from fewshot.evaluation import EpisodeScores
+from fewshot.evaluation.episodes import EpisodeScores
 
 EFFECTIVE_WAYS = (1, 2, 5, 10, 20)
 GRID = [(scale, balance) for scale in (1, 2, 3, 4, 6, 8, 10, 12, 16, 20) for balance in (0, 0.5, 1, 2, 4, 8, 12, 20)]

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from fewshot_episodes import Episode, EpisodeSampler
 
-from episodes import Episode, EpisodeSampler
 from fewshot.checks import check_choice
-from fewshot.episodic.unem_adaptive import UNEMAdaptive
-from fewshot.episodic.unem_adaptive_training import fit_gate, fit_schedules, gate_example
+from fewshot.episodic.unem.adaptive import UNEMAdaptive
+from fewshot.episodic.unem.adaptive_training import fit_gate, fit_schedules, gate_example
 from fewshot.prototypes import l2_normalize
 from fewshot.shipped import save_unem_adaptive
 from tests.benchmarks.presets import pools

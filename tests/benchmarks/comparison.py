@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from click.testing import CliRunner
+from fewshot.cli.main import cli
+from fewshot.cli.report.records import Record, as_document, joined, read_records
+from fewshot.cli.shared.output import json_text
 
-from cli.main import cli
-from cli.output import json_text
-from cli.report_records import Record, as_document, joined, read_records
-from fewshot.registry import METHODS, build_method
+from fewshot.registry.episodic import METHODS, build_method
 from fewshot.storage import write_text_atomic
 from tests.benchmarks.comparison_readme import tables
 from tests.benchmarks.presets import pools

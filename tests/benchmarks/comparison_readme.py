@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from cli.report_panels import panels
-from cli.report_records import Record
-from cli.report_text import markdown_tables
+from fewshot.cli.report.panels import panels
+from fewshot.cli.report.records import Record
+from fewshot.cli.report.text import markdown_tables
 
 __all__ = ["tables"]
 
@@ -17,7 +17,7 @@ def tables(records: Sequence[Record], default: str, left_out: Mapping[str, Seque
     Parameters
     ----------
     records : sequence of dict
-        As `cli.report_records.joined` returns them, in the order of the tables.
+        As `fewshot.cli.report.records.joined` returns them, in the order of the tables.
     default : str
         The method that ships as default.
     left_out : mapping of str to sequence of dict

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fewshot_episodes.discovery import discovery_split
 from torch import Tensor
 
-from episodes.discovery import discovery_split
 from fewshot.discovery.category_discovery import CategoryDiscovery
-from fewshot.discovery.contrast_head import ProjectionHead, principal_basis
-from fewshot.discovery.contrast_training import discovery_step, fit_projection
-from fewshot.discovery_evaluation import DiscoveryScores, evaluate_discovery
+from fewshot.discovery.contrastive.head import ProjectionHead, principal_basis
+from fewshot.discovery.contrastive.training import discovery_step, fit_projection
+from fewshot.evaluation.discovery import DiscoveryScores, evaluate_discovery
 
 SETS = {"cub50": "cub50_efficientnet_lite2.npz", "imagenet50_moco": "imagenet50_moco.npz"}
 _MAX_DIMS = 128

@@ -15,11 +15,11 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 
 from fewshot.discovery import CategoryDiscovery
-from fewshot.discovery.mixture import fit_mixture
-from fewshot.discovery.mixture_start import state_from_partition
-from fewshot.discovery.mixture_state import MixtureState
+from fewshot.discovery.mixture.fit import fit_mixture
+from fewshot.discovery.mixture.start import state_from_partition
+from fewshot.discovery.mixture.state import MixtureState
 from tests.benchmarks.row import Row
-from tests.discovery_mixtures import anisotropic
+from tests.kits.mixtures import anisotropic
 
 __all__ = ["rows"]
 
@@ -27,8 +27,8 @@ _TARGETS = {"spherical": 0.10, "diagonal": 0.10, "tied": 0.20, "full": None}
 _LARGE = """
 import time
 import torch
-from fewshot.discovery.mixture import fit_mixture
-from fewshot.discovery.mixture_start import state_from_means
+from fewshot.discovery.mixture.fit import fit_mixture
+from fewshot.discovery.mixture.start import state_from_means
 torch.set_num_threads(1)
 def status(name):
     return int(next(line for line in open("/proc/self/status") if line.startswith(name)).split()[1]) / 1024

@@ -1,6 +1,6 @@
 """What distillation learns: ``python -m tests.benchmarks.distillation bags``, or ``images --set omniglot --data DIR``.
 
-``bags``: the toy of tests/token_bags.py, k-NN accuracy of the teacher by steps, for each method and seed.
+``bags``: the toy of tests/kits/token_bags.py, k-NN accuracy of the teacher by steps, for each method and seed.
 
 ``images``: a small ViT trained without labels on the real images of a set, for some minutes; k-NN accuracy (k = 20, and
 k = 1) of its features beside those of raw pixels and of the same network at random, and where the time went. Omniglot:
@@ -30,14 +30,14 @@ from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Distiller
 from fewshot.distillation.memory import suggested_capacity
 from fewshot.distillation.mugs import Mugs, MugsSettings
-from fewshot.distillation.run import StepReport, TrainingSettings
-from fewshot.distillation.training import fit_distillation
-from fewshot.distillation.views import ViewSettings, cmd_views, mugs_views
-from fewshot.distillation_images import ImageStream
-from fewshot.distillation_models import build_backbone, image_extractor
+from fewshot.distillation.training.loop import fit_distillation
+from fewshot.distillation.training.state import StepReport, TrainingSettings
+from fewshot.distillation.views.multi_crop import ViewSettings, cmd_views, mugs_views
 from fewshot.features.images.pixels import measure_pixels
+from fewshot.image_distillation.backbones import build_backbone, image_extractor
+from fewshot.image_distillation.stream import ImageStream
 from fewshot.probing import neighbour_scores
-from tests.token_bags import BagStream, TokenBags, bag_backbone, knn_accuracy
+from tests.kits.token_bags import BagStream, TokenBags, bag_backbone, knn_accuracy
 
 METHODS = ("mugs", "cmd")
 FASHION = Path("/usr/share/datasets/fashion-mnist")

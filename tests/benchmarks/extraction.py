@@ -16,7 +16,7 @@ import torch
 from fewshot.features import extract_store, extractor
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.sources import ImageRecord
-from fewshot.features.store_writing import create_store, write_shard
+from fewshot.features.store.writing import create_store, write_shard
 from tests.benchmarks.row import Row
 
 __all__ = ["rows"]
@@ -26,7 +26,7 @@ _N_TURNS = 3
 _MEMORY = """
 import resource, sys
 from pathlib import Path
-from tests.extraction_kit import *
+from tests.kits.extraction import *
 torch.set_num_threads(1)
 images, out = Path(sys.argv[1]), Path(sys.argv[2])
 extract_store(tiny_extractor(), images, out, shard_size=1000, batch_size=100, n_workers=1)

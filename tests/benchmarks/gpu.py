@@ -6,9 +6,9 @@ import time
 from collections.abc import Callable
 
 import torch
+from fewshot_episodes import EpisodeSampler
 
-from episodes import EpisodeSampler
-from fewshot.registry import build_method
+from fewshot.registry.episodic import build_method
 from tests.benchmarks.row import Row
 from tests.benchmarks.speed import synthetic_pool
 

@@ -30,7 +30,7 @@ print((peak() - before) / 1024)
 _DIRICHLET = """
 import torch
 torch.set_num_threads(1)
-from fewshot.dirichlet import dirichlet_likelihood, simplex_log_features
+from fewshot.likelihoods.dirichlet import dirichlet_likelihood, simplex_log_features
 from fewshot.em import run_em
 labels, cosines = torch.arange(1000).repeat_interleave(4), torch.randn(4000, 1000) * 0.03
 before = peak()

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.clustering_metrics import clustering_accuracy, contingency_table
 from fewshot.discovery import CategoryDiscovery
-from tests.discovery_mixtures import anisotropic
+from fewshot.metrics.clustering import clustering_accuracy, contingency_table
+from tests.kits.mixtures import anisotropic
 
 KINDS = ("plain", "factor", "zipf", "close", "t3", "ownfactor", "bimodal")
 # rows, features, classes, known classes

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fewshot_episodes import Session, incremental_sessions
 from torch import Tensor
 
-from episodes import Session, incremental_sessions
-from fewshot.incremental.methods import build_classifier
-from fewshot.metrics import mean_interval
-from fewshot.session_evaluation import SessionResults, evaluate_sessions
+from fewshot.evaluation.sessions import SessionResults, evaluate_sessions
+from fewshot.metrics.classification import mean_interval
+from fewshot.registry.incremental import build_classifier
 
 # file, base classes, new classes
 SETS = {

@@ -15,9 +15,9 @@ from types import ModuleType
 from typing import NamedTuple
 
 import torch
+from fewshot_episodes import EpisodeSampler
 from torch import Tensor
 
-from episodes import EpisodeSampler
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, require_torchvision
 from tests.benchmarks.row import Row
 from tests.benchmarks.speed import cpu_seconds, episode_rate, synthetic_pool

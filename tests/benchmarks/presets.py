@@ -13,8 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from fewshot_episodes import Episode, EpisodeSampler
 
-from episodes import Episode, EpisodeSampler
 from fewshot import UNEM, fit_unem
 
 SHOTS = (1, 2, 5, 10, 20)

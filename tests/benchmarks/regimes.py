@@ -11,11 +11,11 @@ import argparse
 from pathlib import Path
 
 import torch
+from fewshot_episodes import Episode
 
-from episodes import Episode
 from fewshot import UNEM, load_features
-from fewshot.episodic.unem_adaptive import UNEMAdaptive
-from fewshot.metrics import Interval, episode_accuracy, mean_interval
+from fewshot.episodic.unem.adaptive import UNEMAdaptive
+from fewshot.metrics.classification import Interval, episode_accuracy, mean_interval
 from fewshot.shipped import adaptive_unem, load_unem_adaptive
 from tests.benchmarks.presets import pools, regime_episodes
 

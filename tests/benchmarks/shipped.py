@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from fewshot import UNEM, NearestPrototype, load_features
-from fewshot.metrics import episode_accuracy, mean_interval
+from fewshot.metrics.classification import episode_accuracy, mean_interval
 from tests.benchmarks.presets import REGIMES, SHOTS, pools, regime_episodes
 
 

@@ -6,12 +6,12 @@ import time
 from collections.abc import Callable
 
 import torch
+from fewshot_episodes import EpisodeSampler
 
-from episodes import EpisodeSampler
 from fewshot import UNEM, evaluate_episodes, fit_unem
-from fewshot.dirichlet import dirichlet_likelihood, simplex_log_features
 from fewshot.em import run_em
-from fewshot.registry import build_method
+from fewshot.likelihoods.dirichlet import dirichlet_likelihood, simplex_log_features
+from fewshot.registry.episodic import build_method
 from tests.benchmarks.baselines import loop_episodes, loop_nearest_prototype, loop_unem
 from tests.benchmarks.row import Row
 from tests.reference.sampler_loop import LoopEpisodeSampler

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from fewshot_episodes import discovery_split
 from torch import Tensor
 
-from episodes import discovery_split
-from fewshot.clustering_metrics import clustering_accuracy, contingency_table
 from fewshot.discovery import CategoryDiscovery, SemiSupervisedKMeans
 from fewshot.discovery.space import principal_space, project
-from fewshot.metrics import mean_interval
+from fewshot.metrics.classification import mean_interval
+from fewshot.metrics.clustering import clustering_accuracy, contingency_table
 from fewshot.prototypes import l2_normalize
 
 # file, its split, number of classes drawn (None: all)

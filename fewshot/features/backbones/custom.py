@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from torch import Tensor, nn
 
 from fewshot.features.backbones.layers import as_layers, read_network
-from fewshot.features.backbones.readouts import Known, check_readout
+from fewshot.features.backbones.pooling import Known, check_readout
 from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fewshot.checks import check_choice
 from fewshot.features.backbones.checkpoints import load_strictly
-from fewshot.features.backbones.readouts import check_readout
+from fewshot.features.backbones.pooling import check_readout
 from fewshot.features.backbones.timm_layers import read_timm
 from fewshot.features.backbones.token_models import as_tokens, n_prefix_tokens, token_model
 from fewshot.features.frozen import Built

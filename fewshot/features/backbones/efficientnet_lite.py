@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fewshot.checks import check_choice
 from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, unwrap
 from fewshot.features.backbones.layers import as_layers
-from fewshot.features.backbones.readouts import check_readout
+from fewshot.features.backbones.pooling import check_readout
 from fewshot.features.backbones.timm_layers import read_timm
 from fewshot.features.backbones.timm_models import import_timm, random_timm
 from fewshot.features.frozen import Built

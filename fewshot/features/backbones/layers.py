@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fewshot.features.backbones.readouts import Known, read_output
+from fewshot.features.backbones.pooling import Known, read_output
 
 __all__ = [
     "LayerNetwork",

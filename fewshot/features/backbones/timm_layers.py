@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.features.backbones.layers import OutputNetwork, in_order, read_network
-from fewshot.features.backbones.readouts import Known, read_output
+from fewshot.features.backbones.pooling import Known, read_output
 
 __all__ = ["read_timm"]
 

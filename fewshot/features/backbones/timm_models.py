@@ -23,7 +23,7 @@ from fewshot.features.backbones.downloads import (
     warn_of_licence,
 )
 from fewshot.features.backbones.layers import as_layers, did_you_mean
-from fewshot.features.backbones.readouts import check_readout
+from fewshot.features.backbones.pooling import check_readout
 from fewshot.features.backbones.timm_layers import read_timm
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.frozen import Built

@@ -15,7 +15,7 @@ from torch import nn
 from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, strip_prefixes, unwrap
 from fewshot.features.backbones.downloads import fetch_from_url, find_from_url, warn_of_licence
 from fewshot.features.backbones.layers import as_layers, did_you_mean, read_network
-from fewshot.features.backbones.readouts import Known, check_readout
+from fewshot.features.backbones.pooling import Known, check_readout
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.frozen import Built
 from fewshot.features.images.preprocess import Preprocess

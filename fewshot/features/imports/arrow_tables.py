@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewshot.checks import check_choice
-from fewshot.features.imports.contents import FEATURE_NAMES, LABEL_NAMES, Found, Parts, named_part
+from fewshot.features.imports.locate import FEATURE_NAMES, LABEL_NAMES, Found, Parts, named_part
 
 if TYPE_CHECKING:
     import pyarrow as pa

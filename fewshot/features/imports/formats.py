@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fewshot.checks import check_choice
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.imports.arrow_tables import is_dataset_folder, read_dataset_folder, read_parquet_file
-from fewshot.features.imports.contents import Found, Parts, pool_of
+from fewshot.features.imports.locate import Found, Parts, pool_of
 from fewshot.features.imports.readers import read_npz_file, read_serialised_file
 from fewshot.features.readers import load_features
 

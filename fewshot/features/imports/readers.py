@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.features.imports.contents import Found, Parts, found_in
+from fewshot.features.imports.locate import Found, Parts, found_in
 from fewshot.features.imports.unpickler import read_pickle
 
 __all__ = ["is_torch_file", "read_npz_file", "read_serialised_file"]

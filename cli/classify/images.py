@@ -1,0 +1,222 @@
+"""The two folders of ``fewshot classify``: what is in them, images that are there twice, and their features."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from fewshot.features import FeatureSet
+from fewshot.features.extraction.loop import extract_shards, prepare_store
+from fewshot.features.frozen import Extractor
+from fewshot.features.images.records import ImageRecord, is_image_name
+from fewshot.features.images.sources import find_images, read_bytes, walk_folder
+from fewshot.features.images.unreadable import UnreadableImage
+from fewshot.features.store.layout import Failure
+from fewshot.features.store.reading import FeatureStore
+
+from ..shared.words import counted
+
+__all__ = [
+    "Repeats",
+    "check_apart",
+    "check_classes_left",
+    "extract_folder",
+    "find_repeats",
+    "list_query",
+    "list_support",
+]
+
+_BATCH_SIZE = 64
+_SHARD_SIZE = 4096
+# Below this many images processes that decode take longer to start than they save.
+_N_FOR_WORKERS = 400
+
+
+class Repeats(NamedTuple):
+    """Images whose bytes are there more than once.
+
+    Attributes
+    ----------
+    within : dict
+        Support image → the one before it, of the same class, with the same bytes.
+    across : dict
+        Query → the support image with the same bytes.
+    """
+
+    within: dict[str, str]
+    across: dict[str, str]
+
+
+def list_support(path: str) -> list[ImageRecord]:
+    """List labelled images: a folder for each class, at any depth inside.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder.
+    ValueError
+        If images lie in it directly, a class's folder has none, or there are fewer than two classes.
+    """
+    folder = _folder("--support", path)
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    stray = next((name for name in names if is_image_name(name) and not (folder / name).is_dir()), None)
+    if stray is not None:
+        raise ValueError(
+            f"--support {path} holds images itself, such as {stray!r}: put each into a folder named after its class"
+        )
+    classes = [name for name in names if (folder / name).is_dir()]
+    if not classes:
+        raise ValueError(f"--support {path} has no folders: it needs one for each class, with a few images in each")
+    records = list(walk_folder(path, labelled=True))
+    empty = sorted(set(classes) - {record.label for record in records if record.label is not None})
+    if empty:
+        raise ValueError(
+            f"the class folder {empty[0]!r} in --support {path} has no image (.jpg, .png, ...): put some in, or remove "
+            f"it{f'; so have {len(empty) - 1} more' if len(empty) > 1 else ''}"
+        )
+    if len(classes) < 2:
+        raise ValueError(
+            f"--support {path} has one class folder only, {classes[0]!r}: give at least two classes to choose between"
+        )
+    return records
+
+
+def list_query(path: str) -> list[ImageRecord]:
+    """List images to name, at any depth; folders mean nothing.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder.
+    ValueError
+        If there is no image.
+    """
+    _folder("--query", path)
+    return list(find_images(path, "none"))
+
+
+def _folder(option: str, path: str) -> Path:
+    if not os.path.exists(path):
+        raise FileNotFoundError(f"no such folder: {option} {path}")
+    if not os.path.isdir(path):
+        raise NotADirectoryError(f"{option} {path} is a file: name a folder of images")
+    return Path(path)
+
+
+def check_apart(support: str, query: str) -> None:
+    """Check that neither folder holds the other, links followed.
+
+    Raises
+    ------
+    ValueError
+        If one does: labelled images would be asked, or queries be taken as a class.
+    """
+    places = [os.path.realpath(path) for path in (support, query)]
+    if places[0] == places[1]:
+        raise ValueError(f"--support and --query are the same folder, {query}: name two")
+    shared = os.path.commonpath(places)
+    if shared == places[0]:
+        raise ValueError(f"--query {query} lies inside of --support {support}, where it is a class: move it out")
+    if shared == places[1]:
+        raise ValueError(f"--support {support} lies inside of --query {query}, which asks for its images: move it out")
+
+
+def find_repeats(
+    support: str, support_records: Sequence[ImageRecord], query: str | None, query_records: Sequence[ImageRecord]
+) -> Repeats:
+    """Compare images by their bytes.
+
+    Raises
+    ------
+    ValueError
+        If one is in two classes.
+    """
+    first: dict[str, ImageRecord] = {}
+    within = {}
+    for record in support_records:
+        key = _fingerprint(support, record)
+        before = first.setdefault(key, record) if key else record
+        if before.label != record.label:
+            raise ValueError(
+                f"the same image is in two classes, as {before.id!r} and {record.id!r} in --support {support}: "
+                "remove it from the wrong one"
+            )
+        if before is not record:
+            within[record.id] = before.id
+    sizes = {_size(support, record) for record in support_records}
+    suspects = [record for record in query_records if query is not None and _size(query, record) in sizes]
+    keys = {record.id: _fingerprint(query or "", record) for record in suspects}
+    return Repeats(within, {name: first[key].id for name, key in keys.items() if key in first})
+
+
+def _size(root: str, record: ImageRecord) -> int:
+    if record.offset >= 0:
+        return record.size
+    try:
+        return os.path.getsize(os.path.join(root, record.id))
+    except OSError:
+        return -1
+
+
+def _fingerprint(root: str, record: ImageRecord) -> str:
+    """Return a hash of an image's bytes; nothing where there are none."""
+    try:
+        return hashlib.sha256(read_bytes(root, record)).hexdigest()
+    except UnreadableImage:
+        return ""
+
+
+def extract_folder(
+    made: Extractor, path: str, labels: str, scratch: Path, progress: Callable[[int, int], object]
+) -> tuple[FeatureSet, Mapping[str, Failure]]:
+    """Return the features of a folder's images, and why others have none.
+
+    Parameters
+    ----------
+    made
+        The extractor.
+    path
+        The folder.
+    labels
+        ``folder`` or ``none``.
+    scratch
+        Where a store for them may lie; it must stay until pictures are drawn.
+    progress
+        Called with (images done, images failed).
+
+    Raises
+    ------
+    ValueError
+        If no image could be read.
+    """
+    store = prepare_store(made, path, scratch, labels=labels, dtype="float32", shard_size=_SHARD_SIZE)
+    is_large = store.head.n_images >= _N_FOR_WORKERS
+    n_workers = min(8, max(1, (os.cpu_count() or 1) // 2)) if is_large else 0
+    shards = range(store.head.n_shards)
+    extract_shards(made, store, shards, batch_size=_BATCH_SIZE, n_workers=n_workers, progress=progress)
+    found = FeatureStore.open(scratch)
+    if not found.n:
+        raise ValueError(f"{_none_read(f'in {path}', found.failures.values())}: are they images?")
+    return found.load(), found.failures
+
+
+def check_classes_left(records: Iterable[ImageRecord], pool: FeatureSet, failures: Mapping[str, Failure]) -> None:
+    """Check that each class has an image that could be read.
+
+    Raises
+    ------
+    ValueError
+        If one has none; the message names it and the reason.
+    """
+    lost = sorted({record.label for record in records if record.label is not None} - set(pool.class_names))
+    if lost:
+        own = [failures[record.id] for record in records if record.label == lost[0]]
+        raise ValueError(f"{_none_read(f'of class {lost[0]!r}', own)}: replace them, or remove the class")
+
+
+def _none_read(whose: str, failures: Iterable[Failure]) -> str:
+    known = list(failures)
+    return f"none of the {counted(len(known), 'image', 'images')} {whose} could be read ({known[0].text})"

@@ -1,0 +1,1 @@
+"""The commands ``fewshot episode``, ``train``, ``tune`` and ``methods``."""

@@ -1,0 +1,281 @@
+"""``fewshot tune``: a method's settings, chosen on validation classes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+import click
+import torch
+from click.core import ParameterSource
+from fewshot_episodes import EpisodeSampler
+from fewshot_episodes.sampler import QUERY_DISTRIBUTIONS
+
+from fewshot.checks import check_choice
+from fewshot.features import FeatureSet
+from fewshot.registry.episodic import METHODS, build_method
+from fewshot.tuning.files import save_tuned
+from fewshot.tuning.grids import Candidate, count_combinations, tuning_candidates
+from fewshot.tuning.search import MIN_EPISODES, Score, Tuning
+from fewshot.tuning.search import tune as tune_method
+
+from ..shared import output
+from ..shared.class_columns import check_columns
+from ..shared.options import (
+    bundle,
+    check_folder,
+    describe_pool,
+    dirichlet_option,
+    document_head,
+    episode_limits,
+    load_pool,
+    pool_options,
+    resolve_device,
+    run_options,
+    whole_numbers,
+)
+from ..shared.words import settings_as_options
+from .arguments import listed_words, optional_numbers
+from .run import regimes
+from .tune_table import tune_report
+
+__all__ = ["tune"]
+
+_COUNT = click.IntRange(min=1)
+_N_CANDIDATES = 100
+
+
+def _method_word(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Let one method pass."""
+    name = value.partition(":")[0]
+    first, _, rest = name.partition(",")
+    if rest and first in METHODS:
+        raise click.BadParameter("one method at a time: run fewshot tune for each", context, parameter)
+    try:
+        check_choice("method", name, METHODS)
+    except ValueError as error:
+        raise click.BadParameter(str(error), context, parameter) from None
+    return value
+
+
+def _grid_words(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, list[str]]:
+    """Read ``option=v1,v2`` words."""
+    grid: dict[str, list[str]] = {}
+    for text in texts:
+        option, _, words = text.partition("=")
+        values = [word.strip() for word in words.split(",") if word.strip()]
+        if not option.strip() or not values:
+            raise click.BadParameter(f"needs OPTION=VALUE,VALUE,...; got {text!r}", context, parameter)
+        if option.strip() in grid:
+            raise click.BadParameter(f"{option.strip()} is given twice: name its values once", context, parameter)
+        grid[option.strip()] = values
+    return grid
+
+
+_candidate_options = bundle(
+    click.option(
+        "--method",
+        required=True,
+        callback=_method_word,
+        metavar="NAME[:OPTION=VALUE,...]",
+        help="The method to tune, see fewshot methods. Options given with it are held at their values.",
+    ),
+    click.option(
+        "--grid",
+        multiple=True,
+        callback=_grid_words,
+        metavar="OPTION=VALUE,...",
+        show_default="the method's own",
+        help="Values to try for an option; for several, give it again. The default joins them; options that are not "
+        "named are not tuned.",
+    ),
+    click.option(
+        "--n-candidates",
+        type=click.IntRange(min=2),
+        metavar="N",
+        default=_N_CANDIDATES,
+        help="At most so many combinations: of more, the default and others drawn at random.",
+    ),
+)
+
+_protocol_options = bundle(
+    click.option("--n-way", type=_COUNT, metavar="N", default=5, help="Classes per episode."),
+    click.option(
+        "--n-shot",
+        default="1,5",
+        callback=whole_numbers(),
+        metavar="LIST",
+        help="Support items per class, each in turn.",
+    ),
+    click.option(
+        "--query-distribution",
+        default="balanced,dirichlet",
+        **listed_words(QUERY_DISTRIBUTIONS),
+        help="How queries spread over the classes, see fewshot episode; each in turn. The accuracy is averaged over "
+        "these and over the numbers of shots, each counting the same.",
+    ),
+    click.option(
+        "--n-effective-way",
+        callback=optional_numbers,
+        metavar="LIST",
+        show_default="n-way",
+        help="Classes of an episode that have queries at all, each in turn.",
+    ),
+    click.option("--n-query", type=_COUNT, metavar="N", show_default="15", help="Queries per class, when balanced."),
+    click.option(
+        "--n-query-total", type=_COUNT, metavar="N", show_default="75", help="Queries in all, unless balanced."
+    ),
+    dirichlet_option,
+    click.option(
+        "--n-episodes",
+        type=click.IntRange(min=MIN_EPISODES),
+        metavar="N",
+        default=200,
+        help="Episodes per number of shots and distribution; the more, the smaller the differences that are found.",
+    ),
+    episode_limits,
+)
+
+
+@click.command(short_help="Choose a method's settings on validation classes.")
+@pool_options
+@_candidate_options
+@_protocol_options
+@click.option("--out", metavar="FILE", required=True, help="The JSON file to write; one that exists is replaced.")
+@run_options
+@click.pass_context
+def tune(context: click.Context, /, **settings: Any) -> None:
+    """Choose a method's settings by episodes of validation classes, and write them to a file.
+
+    --features and --classes name the validation classes, and nothing else is read: take classes that you will not
+    evaluate on. fewshot episode and fewshot classify take the file with --tuned and refuse it where class names
+    overlap. All candidates run on the same episodes. The default is kept unless a candidate is better beyond the
+    interval of their difference, which holds for all candidates together.
+
+    One method at a time. UNEM's numbers are learned, not tuned: see fewshot train unem; what can be tuned of unem is
+    the preset.
+
+    \b
+    Example:
+      fewshot tune --features digits --classes 0-4 --method em-gaussian --out em.json
+      fewshot episode --features digits --classes 5-9 --method nearest-prototype --tuned em.json
+    """  # noqa: D301 (click's own mark)
+    _check_applicable(context)
+    check_folder(settings["out"])
+    with output.gathered_warnings() as noticed:
+        document = document_head(context) | _tuned(settings)
+    save_tuned(settings["out"], document["method"], document["class_names"], document)
+    document["warnings"] = noticed
+    output.publish(document, tune_report(document), is_json=settings["is_json"])
+
+
+def _check_applicable(context: click.Context) -> None:
+    """Refuse options that were given and would do nothing."""
+    distributions = context.params["query_distribution"]
+    is_of_use = {
+        "dirichlet_concentration": "dirichlet" in distributions,
+        "n_query": "balanced" in distributions,
+        "n_query_total": distributions != ["balanced"],
+    }
+    for name, is_used in is_of_use.items():
+        if not is_used and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"--{name.replace('_', '-')} does nothing with --query-distribution {','.join(distributions)}", context
+            )
+
+
+def _tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Tune, and return the document, less its head and warnings."""
+    device = resolve_device(settings["device"])
+    n_combinations, tried = _candidates(settings)
+    pool = load_pool(settings["features"], settings["labels"], settings["classes"]).to(device)
+    check_columns({settings["method"]: build_method(tried[0].method)}, pool, settings["classes"])
+    with settings_as_options():
+        samplers = _samplers(settings, pool)
+    found = _run(settings, pool, samplers, tried)
+    return {
+        "method": found.chosen.candidate.method,
+        "options": found.chosen.candidate.options,
+        "is_default_kept": found.is_default_kept,
+        "class_names": sorted(pool.class_names),
+        "features": describe_pool(settings["features"], pool),
+        "settings": {**settings, "device": str(device)},
+        "regimes": [_regime(name, sampler, found, pool) for name, sampler in samplers.items()],
+        "n_combinations": n_combinations,
+        "candidates": [_row(score, found) for score in found.scores],
+        "next_command": _next_command(settings),
+    }
+
+
+def _candidates(settings: Mapping[str, Any]) -> tuple[int, list[Candidate]]:
+    """Return how many combinations there are, and those to try."""
+    words = settings["method"], settings["grid"] or None
+    generator = torch.Generator().manual_seed(settings["seed"])
+    try:
+        n_combinations = count_combinations(*words)
+        return n_combinations, tuning_candidates(*words, n_candidates=settings["n_candidates"], generator=generator)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _samplers(settings: Mapping[str, Any], pool: FeatureSet) -> dict[str, EpisodeSampler]:
+    """Return a sampler for each regime and number of shots."""
+    shared = {"on_small_class": settings["on_small_class"], "class_names": pool.class_names}
+    asked = regimes({**settings, "protocol": "disjoint"})
+    found = {}
+    for regime in asked:
+        words = {name: value for name, value in regime._asdict().items() if value is not None}
+        for n_shot in settings["n_shot"]:
+            sampler = EpisodeSampler(pool.labels, settings["n_way"], n_shot, **words, **shared)
+            found[sampler.describe().rpartition(", ")[0]] = sampler
+    return found
+
+
+def _run(
+    settings: Mapping[str, Any], pool: FeatureSet, samplers: Mapping[str, EpisodeSampler], tried: list[Candidate]
+) -> Tuning:
+    n_each = len(tried) * settings["n_episodes"]
+    n_before = {name: position * n_each for position, name in enumerate(samplers)}
+    remark = f"; nothing was written to {settings['out']}"
+    with output.Progress("episodes", is_quiet=settings["is_quiet"], remark=remark) as progress:
+        progress.start(f"{len(tried)} candidates", n_each * len(samplers))
+        return tune_method(
+            tried,
+            pool.features,
+            samplers,
+            n_episodes=settings["n_episodes"],
+            batch_size=settings["batch_size"],
+            generator=torch.Generator().manual_seed(settings["seed"]),
+            progress=lambda name, n_done: progress.update(n_before[name] + n_done, ""),
+        )
+
+
+def _regime(name: str, sampler: EpisodeSampler, found: Tuning, pool: FeatureSet) -> dict[str, Any]:
+    return {
+        "name": name,
+        "n_shot": sampler.n_shot,
+        "query_distribution": sampler.query_distribution,
+        "protocol": sampler.describe(),
+        "episode_hash": found.episode_hashes[name],
+        "skipped_classes": [pool.class_names[class_id] for class_id in sampler.skipped_class_ids],
+    }
+
+
+def _row(score: Score, found: Tuning) -> dict[str, Any]:
+    return {
+        "method": score.candidate.method,
+        "options": score.candidate.options,
+        "accuracy": score.accuracy.mean,
+        "half_width": score.accuracy.half_width,
+        "difference": score.difference._asdict(),
+        "by_regime": score.by_regime,
+        "is_default": score is found.default,
+        "is_chosen": score is found.chosen,
+    }
+
+
+def _next_command(settings: Mapping[str, Any]) -> str:
+    """Return the command that uses the file."""
+    file, name = shlex.quote(settings["out"]), settings["method"].partition(":")[0]
+    return f"fewshot episode --features FEATURES_OF_OTHER_CLASSES --method {name} --tuned {file}"

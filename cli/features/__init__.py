@@ -1,0 +1,1 @@
+"""The commands ``fewshot extract``, ``extractors``, ``import`` and ``inspect``."""

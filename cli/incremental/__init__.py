@@ -1,0 +1,1 @@
+"""The commands ``fewshot calibrate``, ``learn``, ``predict`` and ``forget``."""

@@ -1,0 +1,247 @@
+"""Options that several commands share, and the objects that their words stand for."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+import numpy as np
+import torch
+
+import fewshot
+from fewshot.checks import check_choice
+from fewshot.features import FeatureSet, load_features
+
+from .words import did_you_mean
+
+__all__ = [
+    "bundle",
+    "check_folder",
+    "choice",
+    "class_positions",
+    "describe_pool",
+    "document_head",
+    "load_pool",
+    "pool_options",
+    "resolve_device",
+    "run_options",
+    "run_options_with",
+    "whole_numbers",
+]
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+Decorator = Callable[[Any], Any]
+Callback = Callable[[click.Context, click.Parameter, Any], Any]
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+def bundle(*decorators: Decorator) -> Callable[[Command], Command]:
+    """Join options to one decorator; the help shows them in this order."""
+
+    def decorate(command: Command) -> Command:
+        for decorator in reversed(decorators):
+            command = decorator(command)
+        return command
+
+    return decorate
+
+
+def choice(words: Sequence[str]) -> dict[str, Any]:
+    """Return what makes an option or argument take one of some words; another word is answered with the nearest."""
+
+    def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
+        try:
+            return check_choice("word", value, words)
+        except ValueError as error:
+            raise click.BadParameter(str(error), context, parameter) from None
+
+    return {"callback": check, "metavar": "|".join(words)}
+
+
+def whole_numbers(*words: str) -> Callback:
+    """Return a callback that reads ``1,5,10``, or lets one of the words pass."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: str) -> str | list[int]:
+        if value in words:
+            return value
+        parts = value.split(",")
+        if not all(re.fullmatch(r"\s*0*[1-9]\d*\s*", part) for part in parts):
+            needed = " or ".join(["whole numbers from 1, separated by commas, such as 1,5,10", *words])
+            raise click.BadParameter(f"needs {needed}; got {value!r}", context, parameter)
+        return list(dict.fromkeys(int(part) for part in parts))
+
+    return read
+
+
+pool_options = bundle(
+    click.option(
+        "--features",
+        metavar="STORE|FILE|digits",
+        required=True,
+        help="Labelled features: a store of fewshot extract, or STORE:LAYER of it; .npz, .safetensors, .npy, .csv, "
+        ".parquet or .pt; FILE.npz:SPLIT for one split of it; or the bundled digits.",
+    ),
+    click.option(
+        "--labels",
+        metavar="FILE",
+        help="Labels in place of the file's own: .npy, .txt (one a line) or .csv, row for row.",
+    ),
+    click.option(
+        "--classes",
+        metavar="LIST",
+        show_default="all",
+        help="Classes to use, such as 0-24,30 or crow,wren: positions from 0 in the file's order, or names. Where "
+        "every name is a whole number, numbers are names.",
+    ),
+)
+
+
+dirichlet_option = click.option(
+    "--dirichlet-concentration",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="X",
+    default=2.0,
+    help="The smaller, the more skewed the class shares.",
+)
+
+episode_limits = bundle(
+    click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        metavar="N",
+        default=64,
+        help="Episodes at once: sets the memory used and changes no result.",
+    ),
+    click.option(
+        "--on-small-class",
+        default="error",
+        **choice(("error", "skip")),
+        help="What to do about a class with too few items.",
+    ),
+)
+
+
+def run_options_with(seed_help: str) -> Callable[[Command], Command]:
+    """Return the options of how a command runs, ``seed_help`` saying what the seed decides."""
+    return bundle(
+        click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help=seed_help),
+        click.option(
+            "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
+        ),
+        click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
+        click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
+    )
+
+
+run_options = run_options_with("Decides the episodes: one seed, one list on any device.")
+
+
+def load_pool(features: str, labels: str | None, classes: str | None) -> FeatureSet:
+    """Read features and keep the rows with labels, of the named classes."""
+    pool = load_features(features, labels=labels).labelled()
+    return pool if classes is None else pool.select_classes(class_positions(classes, pool.class_names))
+
+
+def class_positions(text: str, names: Sequence[str]) -> list[int]:
+    """Turn ``0-24,30`` or names into positions in the list of classes.
+
+    Raises
+    ------
+    click.UsageError
+        If a class is not known.
+
+    Examples
+    --------
+    >>> class_positions("0-1,wren", ["crow", "jay", "tit", "wren"])
+    [0, 1, 3]
+    >>> class_positions("11-12", ["10", "11", "12"])
+    [1, 2]
+    """
+    is_numbered = all(name.isdecimal() for name in names)
+    positions = {} if is_numbered else {str(position): position for position in range(len(names))}
+    positions |= {name: position for position, name in enumerate(names)}
+    words = [word for part in text.split(",") for word in _spelled_out(part.strip(), positions)]
+    unknown = next((word for word in words if word not in positions), None)
+    if unknown is not None:
+        known = f"{len(names)} classes, {names[0]!r} to {names[-1]!r}"
+        raise click.UsageError(f"--classes: no class {unknown!r} among {known}{did_you_mean(unknown, names)}")
+    return list(dict.fromkeys(positions[word] for word in words))
+
+
+def _spelled_out(word: str, known: Iterable[str]) -> list[str]:
+    """Return the numbers of a range; any other word, and a name that looks like a range, as it is."""
+    ends = re.fullmatch(r"(\d+)-(\d+)", word)
+    if ends is None or word in known:
+        return [word]
+    if ends[2] not in known:
+        return [ends[2]]
+    return [str(number) for number in range(int(ends[1]), int(ends[2]) + 1)] or [word]
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the device of a word.
+
+    Raises
+    ------
+    ValueError
+        If it is not there.
+    """
+    is_there = torch.cuda.is_available()
+    if name == "cuda" and not is_there:
+        raise ValueError("--device cuda: torch finds no GPU on this machine: use --device cpu")
+    return torch.device("cuda" if is_there and name != "cpu" else "cpu")
+
+
+def document_head(context: click.Context) -> dict[str, Any]:
+    """Return what every JSON document begins with: what was asked, and what answered."""
+    command = context.meta.get("command", [])
+    versions = {
+        "fewshot": fewshot.__version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+    return {
+        "command": command,
+        "command_line": shlex.join(command),
+        "version": fewshot.__version__,
+        "torch_version": torch.__version__,
+        "versions": versions,
+    }
+
+
+def describe_pool(name: str, pool: FeatureSet) -> dict[str, Any]:
+    """Return what the JSON document says of the features."""
+    n, n_features = pool.features.shape
+    return {
+        "name": name,
+        "source": dict(pool.source),
+        "n": n,
+        "n_classes": pool.n_classes,
+        "n_features": n_features,
+        "class_names": list(pool.class_names),
+    }
+
+
+def check_folder(path: str) -> None:
+    """Check that a file can be written, before hours of work.
+
+    Raises
+    ------
+    OSError
+        If there is no such folder, it cannot be written to, or ``path`` is one.
+    """
+    folder = Path(path).parent
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{path} is a folder: name a file to write")
+    if not folder.is_dir():
+        raise FileNotFoundError(f"no such folder: {folder}: create it before writing {Path(path).name}")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"no right to write to the folder {folder}")

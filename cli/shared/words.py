@@ -1,0 +1,86 @@
+"""Numbers, and the names of settings, as words."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+
+__all__ = ["as_options", "counted", "did_you_mean", "option_name", "percent", "settings_as_options"]
+
+_SETTING = re.compile(r"\b(?:n_(?:way|shot|query_total|query|effective_way)|query_distribution)\b")
+_NO_NAMES: Mapping[str, str] = {}
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """Return a number and what it counts.
+
+    Examples
+    --------
+    >>> counted(1, "class", "classes"), counted(1200, "class", "classes")
+    ('1 class', '1,200 classes')
+    """
+    return f"{number:,} {one if number == 1 else many}"
+
+
+def percent(share: float | None) -> str:
+    """Return a share in per cent, one that is less than all never as 100 %; a dash for none.
+
+    Examples
+    --------
+    >>> percent(0.5), percent(0.9999), percent(1.0), percent(None)
+    ('50 %', '99 %', '100 %', '–')
+    """
+    return "–" if share is None or share != share else f"{int(100 * share + 1e-9)} %"
+
+
+@contextmanager
+def settings_as_options(renamed: Mapping[str, str] = _NO_NAMES) -> Iterator[None]:
+    """Let an error of what draws episodes name the options of the command, see `as_options`."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(as_options(str(error), renamed)) from error
+
+
+def as_options(text: str, renamed: Mapping[str, str] = _NO_NAMES) -> str:
+    """Write the settings that a message names as options; first, as ``renamed`` has them.
+
+    Examples
+    --------
+    >>> as_options("fewer than n_shot + n_query = 25: leave some out (on_small_class: skip)")
+    'fewer than --n-shot + --n-query = 25: leave some out (--on-small-class skip)'
+    """
+    for name, word in (*renamed.items(), ("on_small_class: ", "--on-small-class ")):
+        text = text.replace(name, word)
+    return _SETTING.sub(lambda found: f"--{found[0].replace('_', '-')}", text)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``": did you mean 'x'?"`` with the nearest known word, or ``"."`` if none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("epsode", ["episode", "train"])
+    ": did you mean 'episode'?"
+    >>> did_you_mean("x", ["episode", "train"])
+    '.'
+    """
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean {nearest[0]!r}?" if nearest else "."
+
+
+# Settings of the library whose option has another name than ``--`` and the setting's own.
+_OPTIONS: Mapping[str, str] = {}
+
+
+def option_name(setting: str) -> str:
+    """Return the option of a setting.
+
+    Examples
+    --------
+    >>> option_name("n_shot")
+    '--n-shot'
+    """
+    return _OPTIONS.get(setting, f"--{setting.replace('_', '-')}")

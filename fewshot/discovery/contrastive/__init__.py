@@ -1,0 +1,1 @@
+"""Contrastive representation learning on a frozen backbone's features."""

@@ -1,0 +1,1 @@
+"""Semi-supervised Gaussian mixture by EM."""

@@ -1,0 +1,1 @@
+"""Split-and-merge search for the number of classes."""

@@ -1,0 +1,1 @@
+"""Solvers that several episodic methods share: Adam, Sinkhorn, logistic regression in the dual."""

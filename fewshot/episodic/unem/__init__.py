@@ -1,0 +1,1 @@
+"""UNEM: the unrolled EM, its training, and the adaptive version."""

@@ -1,0 +1,1 @@
+"""What all scikit-learn-style estimators share: rows, labels of any kind, state."""

@@ -1,0 +1,1 @@
+"""Experiments as library calls: episodes, incremental sessions, category discovery."""

@@ -1,0 +1,1 @@
+"""Images to features: batches, the extraction loop, in memory, on Ray."""

@@ -1,0 +1,1 @@
+"""A feature store: a folder of memory-mapped shards with a manifest."""

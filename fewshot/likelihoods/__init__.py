@@ -1,0 +1,1 @@
+"""What EM needs to know of a class: Gaussian, its scatter, Dirichlet."""

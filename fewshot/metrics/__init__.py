@@ -1,0 +1,1 @@
+"""Scores: of classification, of incremental sessions, of clusterings, and comparisons of methods."""

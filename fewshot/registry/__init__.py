@@ -1,0 +1,1 @@
+"""Tables of names: episodic, incremental and discovery methods."""

@@ -1,0 +1,1 @@
+"""Choice of a method's options on validation classes: search, grids, files."""
