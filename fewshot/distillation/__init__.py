@@ -1,10 +1,10 @@
 """Features from images without labels: a student network learns from its own running average, Mugs and CMD."""
 
 from fewshot.distillation.backbone import TokenBackbone, Tokens
-from fewshot.distillation.batch import Stream, ViewBatch
 from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Comparison, Distiller
 from fewshot.distillation.mugs import Mugs, MugsSettings
+from fewshot.distillation.stream import Stream, ViewBatch
 from fewshot.distillation.training.loop import fit_distillation
 from fewshot.distillation.training.monitor import (
     CollapseError,

@@ -26,7 +26,6 @@ from torch.nn.functional import log_softmax
 
 from fewshot.checks import check_choice, check_non_negative, check_positive
 from fewshot.distillation.backbone import TokenBackbone
-from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.distiller import Comparison, Distiller, seeded_draws, view_groups
 from fewshot.distillation.heads import POOLINGS, InstancePooling, PrototypeHead
 from fewshot.distillation.losses import (
@@ -37,6 +36,7 @@ from fewshot.distillation.losses import (
     match_instances,
     pair_weights,
 )
+from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.teacher import Center
 
 __all__ = ["CMD", "STUDENT_DIRECTIONS", "TEACHER_BAGS", "CMDNetwork", "CMDOutputs", "CMDSettings", "InstanceGroup"]

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.heads import PrototypeHead
 from fewshot.distillation.memory import FifoMemory
+from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.teacher import copy_into
 
 __all__ = ["Comparison", "Distiller", "seeded_draws", "view_groups"]

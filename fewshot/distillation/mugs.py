@@ -21,12 +21,12 @@ from torch.nn.functional import log_softmax
 
 from fewshot.checks import check_choice, check_positive
 from fewshot.distillation.backbone import TokenBackbone
-from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.distiller import Comparison, Distiller, seeded_draws, view_groups
 from fewshot.distillation.heads import ContrastHead, PrototypeHead
 from fewshot.distillation.losses import cluster_cross_entropy, pair_weights, queue_contrast
 from fewshot.distillation.memory import FifoMemory
 from fewshot.distillation.relation import RelationBlock
+from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.teacher import Center
 
 __all__ = ["LOCAL_QUERIES", "Mugs", "MugsNetwork", "MugsOutputs", "MugsSettings"]

@@ -13,15 +13,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fewshot.checks import check_non_negative, check_positive
-from fewshot.distillation.batch import ViewBatch
+from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.training.order import ImageOrder
 from fewshot.distillation.views.crops import require_operations
 from fewshot.distillation.views.multi_crop import DrawnViews, ViewSettings, draw_views, finish_views, join_views
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.extraction.batches import _begin_worker
 from fewshot.features.images.decode import decode
-from fewshot.features.images.listing import ImageList, Images, list_images
-from fewshot.features.images.sources import read_bytes
+from fewshot.features.images.sources import ImageList, Images, list_images, read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
 
 __all__ = ["ImageStream"]
@@ -73,7 +72,7 @@ class ImageStream:
 
     Notes
     -----
-    A `fewshot.distillation.batch.Stream`: ``stream(step)`` gives the batches from a step on. The images of a batch
+    A `fewshot.distillation.stream.Stream`: ``stream(step)`` gives the batches from a step on. The images of a batch
     are a function of (seed, step), the views of an image one of (seed, epoch, image): neither the number of
     processes changes them, nor that of workers, nor where an iteration starts.
 

@@ -13,11 +13,11 @@ from torch import nn
 from torch.nn.functional import normalize
 
 from fewshot.distillation.backbone import TokenBackbone
-from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.cmd import CMD, CMDOutputs, CMDSettings, InstanceGroup
 from fewshot.distillation.distiller import seeded_draws
 from fewshot.distillation.mugs import Mugs, MugsOutputs, MugsSettings
 from fewshot.distillation.relation import RelationBlock
+from fewshot.distillation.stream import ViewBatch
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from tests.kits.token_bags import WIDTH, BagStream, TokenBags, bag_backbone
 from tests.reference.mugs_cmd_loops import cmd_losses, mugs_losses

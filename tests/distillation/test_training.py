@@ -12,9 +12,9 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.mugs import Mugs, MugsSettings
+from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.training.loop import fit_distillation
 from fewshot.distillation.training.monitor import CollapseError
 from fewshot.distillation.training.state import TrainingSettings

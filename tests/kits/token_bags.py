@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from fewshot.distillation.backbone import TokenBackbone
-from fewshot.distillation.batch import ViewBatch
 from fewshot.distillation.relation import RelationBlock
+from fewshot.distillation.stream import ViewBatch
 
 N_CLASSES, N_DIMS, N_TOKENS, N_KEYS = 10, 16, 12, 2
 WIDTH, DEPTH, N_HEADS = 32, 2, 4

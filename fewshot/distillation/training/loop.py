@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fewshot.checks import check_positive
-from fewshot.distillation.batch import Stream, ViewBatch
 from fewshot.distillation.distiller import Comparison, Distiller, seeded_draws
+from fewshot.distillation.stream import Stream, ViewBatch
 from fewshot.distillation.teacher import update_teacher
 from fewshot.distillation.training.monitor import CollapseMonitor, Health, measure_health
 from fewshot.distillation.training.optimiser import clip_each, parameter_groups

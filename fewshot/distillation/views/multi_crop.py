@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.distillation.batch import ViewBatch
+from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.views.crops import FIRST, LOCAL, SECOND, View, reduced, seeded, strong_view, weak_view
 from fewshot.distillation.views.erasing import Erased, concatenated, in_batch, nothing_erased
 from fewshot.distillation.views.settings import ViewSettings, cmd_views, mugs_views

@@ -6,17 +6,30 @@ import csv
 import itertools
 import os
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 from fewshot.features.images.archives import archives_of, root_of, walk_tars
 from fewshot.features.images.records import IMAGE_SUFFIXES, ImageRecord, checked_utf8, is_image_name
 from fewshot.features.images.unreadable import UnreadableImage, reading
 
-__all__ = ["IMAGE_SUFFIXES", "ImageRecord", "find_images", "read_bytes", "walk_csv", "walk_folder", "walk_tars"]
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "ImageList",
+    "ImageRecord",
+    "Images",
+    "count_images",
+    "find_images",
+    "list_images",
+    "read_bytes",
+    "walk_csv",
+    "walk_folder",
+    "walk_tars",
+]
 
 PathLike: TypeAlias = str | os.PathLike[str]
+Images: TypeAlias = "PathLike | Sequence[PathLike]"
 _FILE_COLUMNS = ("file", "image", "path", "filename")
 _LABEL_COLUMNS = ("label", "class", "class_name")
 _N_NAMED = 3
@@ -56,6 +69,40 @@ def find_images(root: PathLike, labels: PathLike = "auto") -> Iterator[ImageReco
     if first is None:
         raise ValueError(f"no image under {os.fspath(root)!r}: looked for *.tar and {', '.join(IMAGE_SUFFIXES)}")
     return itertools.chain([first], records)
+
+
+class ImageList(NamedTuple):
+    """The images there are, and the folder that their ids are relative to."""
+
+    root: str
+    records: list[ImageRecord]
+
+
+def list_images(images: Images) -> ImageList:
+    """List images without their labels.
+
+    Parameters
+    ----------
+    images
+        A folder or tar archives, as `find_images` takes them, or a list of files.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no such folder.
+    ValueError
+        If there are no images.
+    """
+    if isinstance(images, (str, os.PathLike)):
+        return ImageList(os.fspath(images), list(find_images(images, "none")))
+    if not images:
+        raise ValueError("no images: the list of files is empty")
+    return ImageList("", [ImageRecord(os.fspath(path)) for path in images])
+
+
+def count_images(images: Images) -> int:
+    """Return how many images there are, with the errors of `list_images`."""
+    return len(list_images(images).records)
 
 
 def _walk(root: str, labels: str) -> Iterator[ImageRecord]:
