@@ -11,8 +11,8 @@ from typing import NamedTuple
 from fewshot.features import FeatureSet
 from fewshot.features.extraction.loop import extract_shards, prepare_store
 from fewshot.features.frozen import Extractor
+from fewshot.features.images.listing import find_images, read_bytes, walk_folder
 from fewshot.features.images.records import ImageRecord, is_image_name
-from fewshot.features.images.sources import find_images, read_bytes, walk_folder
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.features.store.layout import Failure
 from fewshot.features.store.reading import FeatureStore

@@ -17,8 +17,8 @@ from fewshot.distillation.mugs import Mugs, MugsSettings
 from fewshot.distillation.training.loop import fit_distillation
 from fewshot.distillation.training.state import DistillationTrace, Progress, TrainingState
 from fewshot.distributed import rank, world_size
+from fewshot.features.images.listing import count_images
 from fewshot.features.images.pixels import measure_pixels
-from fewshot.features.images.sources import count_images
 from fewshot.image_distillation.backbones import (
     BackboneBuilt,
     build_backbone,

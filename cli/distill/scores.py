@@ -13,8 +13,8 @@ from torch import Tensor
 
 from fewshot.features import Extractor
 from fewshot.features.images.decode import decode
+from fewshot.features.images.listing import ImageRecord, find_images, read_bytes
 from fewshot.features.images.preprocess import Preprocess
-from fewshot.features.images.sources import ImageRecord, find_images, read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.probing import stratified_split
 

@@ -16,8 +16,8 @@ import torch
 
 from fewshot.features import FeatureSet
 from fewshot.features.images.decode import decode
+from fewshot.features.images.listing import read_bytes
 from fewshot.features.images.records import ImageRecord
-from fewshot.features.images.sources import read_bytes
 from fewshot.features.images.unreadable import UnreadableImage, guarding_pil
 from fewshot.features.store.reading import FeatureStore
 

@@ -13,14 +13,13 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from fewshot.checks import check_non_negative, check_positive
-from fewshot.distillation.stream import ViewBatch
-from fewshot.distillation.training.order import ImageOrder
+from fewshot.distillation.stream import ImageOrder, ViewBatch
 from fewshot.distillation.views.crops import require_operations
 from fewshot.distillation.views.multi_crop import DrawnViews, ViewSettings, draw_views, finish_views, join_views
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.extraction.batches import _begin_worker
 from fewshot.features.images.decode import decode
-from fewshot.features.images.sources import ImageList, Images, list_images, read_bytes
+from fewshot.features.images.listing import ImageList, Images, list_images, read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
 
 __all__ = ["ImageStream"]
@@ -36,7 +35,7 @@ class ImageStream:
     Parameters
     ----------
     images
-        A folder or tar archives, as `fewshot.features.images.sources.find_images` takes them (labels are not read), or
+        A folder or tar archives, as `fewshot.features.images.listing.find_images` takes them (labels are not read), or
         a list of files.
     settings : ViewSettings
     batch_size : int

@@ -15,7 +15,7 @@ import torch
 
 from fewshot.features import extract_store, extractor
 from fewshot.features.frozen import Extractor
-from fewshot.features.images.sources import ImageRecord
+from fewshot.features.images.listing import ImageRecord
 from fewshot.features.store.writing import create_store, write_shard
 from tests.benchmarks.row import Row
 

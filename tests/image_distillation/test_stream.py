@@ -11,12 +11,11 @@ import torch
 pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
 from PIL import Image
 
-from fewshot.distillation.stream import ViewBatch
-from fewshot.distillation.training.order import ImageOrder
+from fewshot.distillation.stream import ImageOrder, ViewBatch
 from fewshot.distillation.views.multi_crop import cmd_views, mugs_views
 from fewshot.features.backbones.torchvision_gate import require_torchvision
+from fewshot.features.images.listing import count_images
 from fewshot.features.images.pixels import measure_pixels
-from fewshot.features.images.sources import count_images
 from fewshot.image_distillation import stream as distillation_images
 from fewshot.image_distillation.stream import ImageStream
 

@@ -1,1 +1,1 @@
-"""The training loop: state, optimiser, schedules, order of the images, collapse monitor."""
+"""The training loop: state, optimiser, schedules, collapse monitor."""

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fewshot.features.images.decode import UnreadableImage, decode
+from fewshot.features.images.listing import ImageRecord, read_bytes
 from fewshot.features.images.preprocess import Preprocess
-from fewshot.features.images.sources import ImageRecord, read_bytes
 from fewshot.features.store.layout import Failure, StoreFolder
 from fewshot.features.store.writing import StoreLock, part_of
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from fewshot.features.feature_set import FeatureSet, LabelsLike
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.decode import UnreadableImage, decode
+from fewshot.features.images.listing import find_images, read_bytes
 from fewshot.features.images.preprocess import Preprocess
-from fewshot.features.images.sources import find_images, read_bytes
 
 if TYPE_CHECKING:
     from PIL import Image

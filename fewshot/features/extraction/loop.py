@@ -17,7 +17,7 @@ from torch import Tensor
 from fewshot.checks import check_choice
 from fewshot.features.extraction.batches import Batch, DecodedBatch, Plan, decoded_batches
 from fewshot.features.frozen import Extractor
-from fewshot.features.images.sources import find_images
+from fewshot.features.images.listing import find_images
 from fewshot.features.store.layout import DTYPES, Failure, StoreFolder
 from fewshot.features.store.writing import StoreLock, create_store, part_of, write_shard
 
@@ -72,7 +72,7 @@ def extract_store(
     extractor
         Frozen network with its preprocessing.
     images
-        A folder of images or of tar archives; see `fewshot.features.images.sources.find_images`.
+        A folder of images or of tar archives; see `fewshot.features.images.listing.find_images`.
     out
         The store's folder.
     labels

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fewshot.features.images.decode import decode
-from fewshot.features.images.sources import ImageList, ImageRecord, Images, list_images, read_bytes
+from fewshot.features.images.listing import ImageList, ImageRecord, Images, list_images, read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
 
 __all__ = ["PixelStatistics", "measure_pixels"]

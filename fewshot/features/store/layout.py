@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from fewshot.features.images.sources import ImageRecord
+from fewshot.features.images.listing import ImageRecord
 
 __all__ = ["DTYPES", "Failure", "ShardRecord", "StoreFolder", "StoreHead", "file_hash"]
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot.checks import check_choice
 from fewshot.features.feature_set import FeatureSet
-from fewshot.features.images.sources import ImageRecord
+from fewshot.features.images.listing import ImageRecord
 from fewshot.features.store.layout import Failure, StoreFolder
 
 __all__ = ["FeatureStore"]

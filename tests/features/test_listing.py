@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot.features.images.sources import (
+from fewshot.features.images.listing import (
     IMAGE_SUFFIXES,
     ImageRecord,
     find_images,
