@@ -14,7 +14,8 @@ import click
 import torch
 from click.core import ParameterSource
 
-from fewshot.distillation.training.monitor import CollapseError, Health
+from fewshot.distillation.training.health import Health
+from fewshot.distillation.training.monitor import CollapseError
 from fewshot.distillation.training.state import DistillationTrace, StepReport
 from fewshot.distributed import world_size
 from fewshot.image_distillation.backbones import image_extractor

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import RenderableType
 from rich.table import Table
 
-from fewshot.distillation.training.monitor import Health
+from fewshot.distillation.training.health import Health
 
 from ..shared.output import BOX
 from ..shared.tables import fact_lines

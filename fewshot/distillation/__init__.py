@@ -5,14 +5,9 @@ from fewshot.distillation.cmd import CMD, CMDSettings
 from fewshot.distillation.distiller import Comparison, Distiller
 from fewshot.distillation.mugs import Mugs, MugsSettings
 from fewshot.distillation.stream import Stream, ViewBatch
+from fewshot.distillation.training.health import Health, measure_health
 from fewshot.distillation.training.loop import fit_distillation
-from fewshot.distillation.training.monitor import (
-    CollapseError,
-    CollapseMonitor,
-    Health,
-    collapse_losses,
-    measure_health,
-)
+from fewshot.distillation.training.monitor import CollapseError, CollapseMonitor, collapse_losses
 from fewshot.distillation.training.state import DistillationTrace, StepReport, TrainingSettings, TrainingState
 from fewshot.distillation.views.settings import ViewSettings, cmd_views, mugs_views
 

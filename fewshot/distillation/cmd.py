@@ -28,14 +28,8 @@ from fewshot.checks import check_choice, check_non_negative, check_positive
 from fewshot.distillation.backbone import TokenBackbone
 from fewshot.distillation.distiller import Comparison, Distiller, seeded_draws, view_groups
 from fewshot.distillation.heads import POOLINGS, InstancePooling, PrototypeHead
-from fewshot.distillation.losses import (
-    bag_log_probabilities,
-    cluster_cross_entropy,
-    instance_cross_entropy,
-    kl_divergence,
-    match_instances,
-    pair_weights,
-)
+from fewshot.distillation.instance_losses import bag_log_probabilities, instance_cross_entropy, match_instances
+from fewshot.distillation.losses import cluster_cross_entropy, kl_divergence, pair_weights
 from fewshot.distillation.stream import ViewBatch
 from fewshot.distillation.teacher import Center
 

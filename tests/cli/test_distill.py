@@ -26,7 +26,8 @@ from fewshot.cli.distill.run import StateFile, state_path
 from PIL import Image
 
 from fewshot.distillation.training import loop as training
-from fewshot.distillation.training.monitor import CollapseMonitor, Health
+from fewshot.distillation.training.health import Health
+from fewshot.distillation.training.monitor import CollapseMonitor
 from fewshot.distillation.training.state import TrainingState
 from fewshot.features.backbones.distilled import read_distilled
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision

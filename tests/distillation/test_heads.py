@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from fewshot.distillation.heads import POOLINGS, ContrastHead, InstancePooling, PrototypeHead
-from fewshot.distillation.losses import bag_log_probabilities
+from fewshot.distillation.instance_losses import bag_log_probabilities
 from fewshot.distillation.teacher import copy_into
 from tests.reference import distillation_loops as loops
 

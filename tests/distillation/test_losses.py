@@ -12,15 +12,17 @@ from hypothesis import strategies as st
 from torch.nn.functional import kl_div
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fewshot.distillation.losses import (
-    AVERAGINGS,
+from fewshot.distillation.instance_losses import (
     bag_log_probabilities,
-    cluster_cross_entropy,
-    entropy,
     instance_cross_entropy,
-    kl_divergence,
     literal_inter_level,
     match_instances,
+)
+from fewshot.distillation.losses import (
+    AVERAGINGS,
+    cluster_cross_entropy,
+    entropy,
+    kl_divergence,
     pair_weights,
     queue_contrast,
 )

@@ -14,14 +14,8 @@ from torch.nn.functional import normalize
 from fewshot.distillation.heads import PrototypeHead
 from fewshot.distillation.losses import cluster_cross_entropy, queue_contrast
 from fewshot.distillation.teacher import Center, update_teacher
-from fewshot.distillation.training.monitor import (
-    CollapseError,
-    CollapseMonitor,
-    Health,
-    collapse_losses,
-    contrast_losses,
-    measure_health,
-)
+from fewshot.distillation.training.health import Health, measure_health
+from fewshot.distillation.training.monitor import CollapseError, CollapseMonitor, collapse_losses, contrast_losses
 from tests.reference import distillation_loops as loops
 
 SEEDS = st.integers(0, 2**20)

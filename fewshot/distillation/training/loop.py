@@ -15,7 +15,8 @@ from fewshot.checks import check_positive
 from fewshot.distillation.distiller import Comparison, Distiller, seeded_draws
 from fewshot.distillation.stream import Stream, ViewBatch
 from fewshot.distillation.teacher import update_teacher
-from fewshot.distillation.training.monitor import CollapseMonitor, Health, measure_health
+from fewshot.distillation.training.health import Health, measure_health
+from fewshot.distillation.training.monitor import CollapseMonitor
 from fewshot.distillation.training.optimiser import clip_each, parameter_groups
 from fewshot.distillation.training.schedules import cosine, linear, warmup_cosine
 from fewshot.distillation.training.state import (

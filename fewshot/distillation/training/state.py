@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, TypeAlias
 from torch import Tensor
 
 from fewshot.checks import check_choice, check_non_negative, check_positive
-from fewshot.distillation.training.monitor import Health
+from fewshot.distillation.training.health import Health
 
 __all__ = ["PRECISIONS", "DistillationTrace", "Progress", "StepReport", "TrainingSettings", "TrainingState"]
 
