@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from fewshot.features import FeatureSet, load_features
-from fewshot.features.source import check_same_source
+from fewshot.features.feature_set import check_same_source
 
 from ..shared.words import did_you_mean
 from .files import ASSIGNMENTS, read_summary, rows_hash

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from rich.console import RenderableType
 
 from fewshot.features import FeatureSet
-from fewshot.features.source import check_same_source
+from fewshot.features.feature_set import check_same_source
 from fewshot.incremental.estimator import IncrementalClassifier
 from fewshot.models import load_classifier, save_classifier
 from fewshot.registry.incremental import build_classifier

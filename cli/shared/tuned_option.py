@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from fewshot.features.source import spec_differences
+from fewshot.features.feature_set import spec_differences
 from fewshot.tuning.files import load_tuned
 
 __all__ = ["TunedMethod", "tuned_method", "tuned_methods", "tuned_option", "warn_of_other_features", "with_tuned"]

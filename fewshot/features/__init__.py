@@ -5,9 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fewshot.features.feature_set import FeatureSet
+from fewshot.features.feature_set import FeatureSet, check_same_extractor
 from fewshot.features.readers import load_features
-from fewshot.features.source import check_same_extractor
 
 if TYPE_CHECKING:
     from fewshot.features.extraction.in_memory import extract

@@ -1,27 +1,32 @@
-"""The pool that travels: one feature row and one label per item, the names of the classes, and where it came from."""
+"""`FeatureSet`, a labelled pool of feature rows, and the check that two pools come from one extractor."""
 
 from __future__ import annotations
 
 import os
 import reprlib
-from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from fewshot.checks import check_finite
+from fewshot.features.feature_checks import (
+    ArrayLike,
+    LabelsLike,
+    checked_features,
+    checked_ids,
+    checked_labels,
+    checked_names,
+    feature_tensor,
+    label_values,
+    number_classes,
+    row_index,
+)
 from fewshot.storage import save_tensors
 
-__all__ = ["FeatureSet"]
-
-ArrayLike: TypeAlias = Tensor | npt.ArrayLike
-_UNLABELLED = -1
-LabelsLike: TypeAlias = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
+__all__ = ["FeatureSet", "LabelsLike", "check_same_extractor", "check_same_source", "spec_differences"]
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -67,12 +72,12 @@ class FeatureSet:
     ids: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "features", _checked_features(self.features))
-        object.__setattr__(self, "class_names", _checked_names(self.class_names))
-        object.__setattr__(self, "labels", _checked_labels(self.labels, len(self.features), self.class_names))
+        object.__setattr__(self, "features", checked_features(self.features))
+        object.__setattr__(self, "class_names", checked_names(self.class_names))
+        object.__setattr__(self, "labels", checked_labels(self.labels, len(self.features), self.class_names))
         object.__setattr__(self, "source", dict(self.source))
         if self.ids is not None:
-            object.__setattr__(self, "ids", _checked_ids(self.ids, len(self.features)))
+            object.__setattr__(self, "ids", checked_ids(self.ids, len(self.features)))
 
     def __repr__(self) -> str:
         n, n_features = self.features.shape
@@ -114,8 +119,8 @@ class FeatureSet:
         >>> pool.class_names, pool.labels.tolist()
         (('crow', 'wren'), [1, 0, 1])
         """
-        class_ids, names = _number_classes(_label_values(labels), class_names)
-        return cls(_feature_tensor(features), torch.tensor(class_ids, dtype=torch.int64), names, source or {})
+        class_ids, names = number_classes(label_values(labels), class_names)
+        return cls(feature_tensor(features), torch.tensor(class_ids, dtype=torch.int64), names, source or {})
 
     @property
     def n_classes(self) -> int:
@@ -171,7 +176,7 @@ class FeatureSet:
         IndexError
             If a position is out of range.
         """
-        rows = _row_index(mask_or_index, len(self.labels)).to(self.labels.device)
+        rows = row_index(mask_or_index, len(self.labels)).to(self.labels.device)
         rows = torch.nonzero(rows)[:, 0] if rows.dtype == torch.bool else rows
         kept = self.labels[rows]
         present = torch.unique(kept[kept >= 0])
@@ -199,119 +204,46 @@ class FeatureSet:
         )
 
 
-def _checked_features(features: Tensor) -> Tensor:
-    if not isinstance(features, Tensor) or features.is_complex():
-        raise TypeError(f"features must be a tensor of real numbers, got {_kind(features)}")
-    if features.ndim != 2 or 0 in features.shape:
-        raise ValueError(f"features must have shape (n, n_features), at least one of each, got {tuple(features.shape)}")
-    return check_finite("features", features if features.is_floating_point() else features.float())
+def check_same_extractor(a: FeatureSet, b: FeatureSet, names: tuple[str, str]) -> None:
+    """Check that two pools do not come from different extractors; one that does not say which it had may pass.
+
+    Raises
+    ------
+    ValueError
+        If their keys differ; the message names the first difference between the two specifications.
+
+    Examples
+    --------
+    >>> spec = {"extractor_key": "1f", "extractor": {"name": "resnet50", "preprocess": {"size": [224, 224]}}}
+    >>> other = {"extractor_key": "2e", "extractor": {"name": "resnet50", "preprocess": {"size": [288, 288]}}}
+    >>> import torch
+    >>> old, new = (FeatureSet(torch.eye(2), torch.tensor([0, 1]), ("crow", "wren"), s) for s in (spec, other))
+    >>> check_same_extractor(old, new, ("old", "new"))
+    Traceback (most recent call last):
+    ...
+    ValueError: old and new come from different extractors (preprocess.size is [224, 224] and [288, 288]): extract both
+        with one
+    """
+    check_same_source(a.source, b.source, names)
 
 
-def _checked_names(class_names: Sequence[str]) -> tuple[str, ...]:
-    if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-        raise TypeError(f"class_names must be a sequence of strings, got {reprlib.repr(class_names)}")
-    repeated = [name for name, count in Counter(class_names).items() if count > 1]
-    if repeated:
-        raise ValueError(
-            f"class_names must be distinct, but {repeated[0]!r} comes {class_names.count(repeated[0])} times"
-        )
-    return tuple(class_names)
+def check_same_source(a: Mapping[str, object], b: Mapping[str, object], names: tuple[str, str]) -> None:
+    """Check the same of what two pools, or a model and a pool, say of their ``source``."""
+    keys = [source.get("extractor_key") for source in (a, b)]
+    if None in keys or keys[0] == keys[1]:
+        return
+    found = spec_differences(a.get("extractor"), b.get("extractor"))
+    field_name, value, other = next(found, ("extractor_key", *keys))
+    raise ValueError(
+        f"{names[0]} and {names[1]} come from different extractors ({field_name} is {value!r} and {other!r}): "
+        "extract both with one"
+    )
 
 
-def _checked_ids(ids: Sequence[str], n: int) -> tuple[str, ...]:
-    if isinstance(ids, str) or not all(isinstance(name, str) for name in ids):
-        raise TypeError(f"ids must be a sequence of strings, got {reprlib.repr(ids)}")
-    if len(ids) != n:
-        raise ValueError(f"ids must name the {n} rows, one each, got {len(ids)}")
-    return tuple(ids)
-
-
-def _checked_labels(labels: Tensor, n: int, class_names: tuple[str, ...]) -> Tensor:
-    if not isinstance(labels, Tensor) or not _is_integer(labels):
-        raise TypeError(f"labels must be a tensor of integers, got {_kind(labels)}")
-    if labels.shape != (n,):
-        raise ValueError(f"labels must have shape ({n},), one label per row of features, got {tuple(labels.shape)}")
-    labels = labels.long()
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < -1 or highest >= len(class_names):
-        raise ValueError(
-            f"labels must lie in [0, {len(class_names)}), one class name each, or be -1 = unlabelled, "
-            f"got {lowest} to {highest}"
-        )
-    counts = torch.bincount(labels[labels >= 0], minlength=len(class_names)).tolist()
-    if 0 in counts:
-        empty = counts.index(0)
-        raise ValueError(f"class {empty} ({class_names[empty]!r}) has no rows: add some, or leave the class out")
-    return labels
-
-
-def _feature_tensor(features: ArrayLike) -> Tensor:
-    """Return a tensor that shares memory with ``features`` where torch can read it, and carries no gradient."""
-    if isinstance(features, Tensor):
-        return features.detach()
-    try:
-        array = np.asarray(features)
-    except ValueError as error:
-        raise ValueError(f"features must be rows of one length ({error})") from error
-    if array.dtype.kind not in "fiub":
-        raise TypeError(f"features must be numbers, got an array of dtype {array.dtype}")
-    if not isinstance(features, np.ndarray):
-        array = array.astype(np.float32)
-    return torch.from_numpy(np.require(array, array.dtype.newbyteorder("="), ["C", "W"]))
-
-
-def _label_values(labels: LabelsLike) -> list[Hashable]:
-    """Return labels as a list of Python values, none of them missing."""
-    if isinstance(labels, (Tensor, np.ndarray)) and labels.ndim != 1:
-        raise ValueError(f"labels must have shape (n,), got {tuple(labels.shape)}")
-    values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
-    missing = [row for row, value in enumerate(values) if value is None or value != value]
-    if missing:
-        raise ValueError(
-            f"labels has {len(missing)} missing entries (None or NaN), the first in row {missing[0]}: "
-            "fill them in or leave these rows out"
-        )
-    return values
-
-
-def _number_classes(values: list[Hashable], class_names: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
-    """Return each label's class id, and the class names: those given, else of the distinct labels in sorted order."""
-    classes = _sorted_classes(values) if class_names is None else list(class_names)
-    names = tuple(str(label) for label in classes)
-    positions = [int(value) for value in values if isinstance(value, (int, np.integer))]
-    if class_names is not None and len(positions) == len(values):
-        return positions, names
-    class_ids = {_UNLABELLED: -1} | {label: class_id for class_id, label in enumerate(classes)}
-    unknown = next((value for value in values if value not in class_ids), None)
-    if unknown is not None:
-        raise ValueError(f"label {unknown!r} is not one of the {len(classes)} class_names")
-    return [class_ids[value] for value in values], names
-
-
-def _sorted_classes(values: list[Hashable]) -> list[Hashable]:
-    try:
-        return sorted(set(values) - {_UNLABELLED})  # type: ignore[type-var]
-    except TypeError as error:
-        raise TypeError(f"labels must be of one kind, hashable and sortable ({error})") from error
-
-
-def _row_index(mask_or_index: Tensor | npt.NDArray[np.generic] | Sequence[int], n: int) -> Tensor:
-    """Return integer positions, or a mask of length ``n``."""
-    rows = mask_or_index if isinstance(mask_or_index, Tensor) else torch.tensor(mask_or_index)
-    if rows.dtype == torch.bool:
-        if rows.shape != (n,):
-            raise ValueError(f"a mask of rows must have shape ({n},), got {tuple(rows.shape)}")
-        return rows
-    if not _is_integer(rows) or rows.ndim != 1:
-        raise TypeError(
-            f"rows must be a vector of booleans or integers, got {_kind(rows)} of shape {tuple(rows.shape)}"
-        )
-    return rows.long()  # a uint8 vector would be read as a mask
-
-
-def _is_integer(tensor: Tensor) -> bool:
-    return not (tensor.is_floating_point() or tensor.is_complex() or tensor.dtype == torch.bool)
-
-
-def _kind(value: object) -> str:
-    return f"{value.dtype}" if isinstance(value, Tensor) else type(value).__name__
+def spec_differences(a: object, b: object, name: str = "") -> Iterator[tuple[str, object, object]]:
+    """Yield the fields in which two specifications differ, as (dotted name, value of a, value of b)."""
+    if isinstance(a, Mapping) and isinstance(b, Mapping):
+        for key in sorted({*a, *b}):
+            yield from spec_differences(a.get(key), b.get(key), f"{name}.{key}" if name else key)
+    elif a != b:
+        yield name, a, b

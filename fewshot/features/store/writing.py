@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from fewshot.features.feature_set import spec_differences
 from fewshot.features.images.listing import ImageRecord
-from fewshot.features.source import spec_differences
 from fewshot.features.store.layout import Failure, ShardRecord, StoreFolder, StoreHead, file_hash
 from fewshot.storage import replacing, write_text_atomic
 
