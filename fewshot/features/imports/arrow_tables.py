@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from fewshot.checks import check_choice
-from fewshot.features.imports.locate import FEATURE_NAMES, LABEL_NAMES, Found, Parts, named_part
+from fewshot.features.imports.locate import FEATURE_NAMES, LABEL_NAMES, Located, Parts, named_part
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,21 +22,21 @@ _ID_NAMES = ("id", "ids", "image_id", "file", "file_name", "filename", "path", "
 
 
 def is_dataset_folder(path: Path) -> bool:
-    """Say whether ``datasets`` saved a folder, of one split or of several."""
+    """Return whether ``datasets`` saved a folder, of one split or of several."""
     return (path / "state.json").is_file() or (path / "dataset_dict.json").is_file()
 
 
-def read_parquet_file(path: Path, parts: Parts) -> Found:
+def read_parquet_file(path: Path, parts: Parts) -> Located:
     """Read a Parquet file with a column of vectors, such as easyfsl's ``embedding`` beside ``class_name``."""
     _pyarrow()
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(path) as file:
         names = _columns(file.schema_arrow, parts)
-        return _found_in_table(file.read([name for name in names if name is not None]), *names)
+        return _located_in_table(file.read([name for name in names if name is not None]), *names)
 
 
-def read_dataset_folder(path: Path, parts: Parts) -> Found:
+def read_dataset_folder(path: Path, parts: Parts) -> Located:
     """Read what ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote.
 
     Raises
@@ -52,7 +52,7 @@ def read_dataset_folder(path: Path, parts: Parts) -> Found:
     tables = [_mapped(pa, folder, str(entry["filename"])) for entry in state["_data_files"]]
     names = _columns(tables[0].schema, parts)
     wanted = [name for name in names if name is not None]
-    return _found_in_table(pa.concat_tables([table.select(wanted) for table in tables]), *names)
+    return _located_in_table(pa.concat_tables([table.select(wanted) for table in tables]), *names)
 
 
 def _split_folder(path: Path, split: str | None) -> Path:
@@ -75,7 +75,7 @@ def _pyarrow() -> ModuleType:
 
 
 def _mapped(pa: ModuleType, folder: Path, name: str) -> pa.Table:
-    """Open a file of Arrow's stream format without reading the columns that nobody asks for."""
+    """Open a file of Arrow's stream format; columns that are not used are not read."""
     if Path(name).name != name:
         raise ValueError(f"refused the file {name!r}, which lies outside the folder")
     with pa.memory_map(str(folder / name)) as file:
@@ -85,20 +85,30 @@ def _mapped(pa: ModuleType, folder: Path, name: str) -> pa.Table:
 def _columns(schema: pa.Schema, parts: Parts) -> tuple[str, str | None, str | None]:
     """Return the columns of vectors, labels and ids."""
     vectors = [field.name for field in schema if _is_vector(field.type)]
+    label = _label_column(schema, vectors, parts.label)
+    texts = [field.name for field in schema if str(field.type) in ("string", "large_string") and field.name != label]
+    return _vector_column(schema, vectors, parts.embedding), label, named_part("ids", texts, _ID_NAMES, None)
+
+
+def _vector_column(schema: pa.Schema, vectors: list[str], asked: str | None) -> str:
+    """Return the column asked for, else one with a usual name, else the only column of vectors."""
     usual = [name for name in FEATURE_NAMES if name in vectors] or vectors[: len(vectors) == 1]
-    embedding = named_part("embedding", vectors if parts.embedding else schema.names, usual, parts.embedding)
-    if embedding is None:
+    column = named_part("embedding", vectors if asked else schema.names, usual, asked)
+    if column is None:
         columns = ", ".join(schema.names)
         raise ValueError(f"no column of vectors can be told among {columns}: name it with --embedding")
-    others = [field.name for field in schema if field.name not in vectors]
+    return column
+
+
+def _label_column(schema: pa.Schema, vectors: list[str], asked: str | None) -> str | None:
+    """Return the column asked for, else the only one with named classes, else one with a usual name."""
+    others = [name for name in schema.names if name not in vectors]
     classes = [name for name in _named_classes(schema) if name in others]
-    label = named_part("label", others, [*classes[: len(classes) == 1], *LABEL_NAMES], parts.label)
-    texts = [field.name for field in schema if str(field.type) in ("string", "large_string") and field.name != label]
-    return embedding, label, named_part("ids", texts, _ID_NAMES, None)
+    return named_part("label", others, [*classes[: len(classes) == 1], *LABEL_NAMES], asked)
 
 
 def _is_vector(kind: Any) -> bool:
-    """Say whether a column's type is a list of numbers, perhaps within lists of one."""
+    """Return whether a column's type is a list of numbers, perhaps within lists of one."""
     while hasattr(kind, "value_type") and not hasattr(kind, "index_type"):
         kind = kind.value_type
         if str(kind) in ("float", "double", "halffloat"):
@@ -106,18 +116,18 @@ def _is_vector(kind: Any) -> bool:
     return False
 
 
-def _found_in_table(table: pa.Table, embedding: str, label: str | None, ids: str | None) -> Found:
+def _located_in_table(table: pa.Table, embedding: str, label: str | None, ids: str | None) -> Located:
     features = _stacked(embedding, table[embedding])
     if label is None:
-        return Found(features, ids=None if ids is None else table[ids].to_pylist())
+        return Located(features, ids=None if ids is None else table[ids].to_pylist())
     labels, names = table[label].to_pylist(), _named_classes(table.schema).get(label)
-    return Found(features, labels, names, None if ids is None else table[ids].to_pylist())
+    return Located(features, labels, names, None if ids is None else table[ids].to_pylist())
 
 
 def _named_classes(schema: pa.Schema) -> dict[str, list[str]]:
     """Return the class names of the columns that ``datasets`` calls ClassLabel."""
-    told = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-    columns = told.get("info", {}).get("features", {})
+    metadata = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
+    columns = metadata.get("info", {}).get("features", {})
     return {
         name: [str(class_name) for class_name in column["names"]]
         for name, column in columns.items()
@@ -137,7 +147,7 @@ def _stacked(name: str, column: pa.ChunkedArray) -> npt.NDArray[np.generic]:
 
 
 def _is_even(chunk: Any) -> bool:
-    """Say whether all rows of a column of lists have one length."""
+    """Return whether all rows of a column of lists have one length."""
     return not hasattr(chunk, "offsets") or len(np.unique(np.diff(chunk.offsets.to_numpy()))) <= 1
 
 

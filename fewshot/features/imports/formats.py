@@ -1,4 +1,4 @@
-"""FORMATS: what other programs leave on disk, and the one door through which it comes in."""
+"""FORMATS: the file formats of other programs, and `import_features`, which reads them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 from fewshot.checks import check_choice
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.imports.arrow_tables import is_dataset_folder, read_dataset_folder, read_parquet_file
-from fewshot.features.imports.locate import Found, Parts, pool_of
+from fewshot.features.imports.locate import Located, Parts, pool_of
 from fewshot.features.imports.readers import read_npz_file, read_serialised_file
 from fewshot.features.readers import load_features
 
@@ -29,16 +29,16 @@ class Format(NamedTuple):
     summary : str
     """
 
-    read: Callable[[Path, Parts], Found]
+    read: Callable[[Path, Parts], Located]
     suffixes: tuple[str, ...]
     summary: str
 
 
-def _read_as_features(path: Path, parts: Parts) -> Found:
-    """Read what every command reads."""
+def _read_as_features(path: Path, parts: Parts) -> Located:
+    """Read a format of the library's own."""
     name = f"{path}:{parts.split}" if parts.split else str(path)
     pool = load_features(name, needs_labels=False)
-    return Found(pool.features, pool.labels, pool.class_names, pool.ids)
+    return Located(pool.features, pool.labels, pool.class_names, pool.ids)
 
 
 FORMATS: Mapping[str, Format] = {
@@ -68,9 +68,9 @@ def import_features(
     path
         A file, or a folder of Hugging Face ``datasets`` or a feature store.
     format
-        A name in `FORMATS`; ``auto`` goes by the suffix, and knows such folders.
+        A name in `FORMATS`; ``auto`` decides by the suffix, and recognises such folders.
     embedding, label
-        The column or key of the vectors and the labels, where the usual names do not tell.
+        The column or key of the vectors and the labels, where it has no usual name.
     split
         Of a folder that holds several.
 
@@ -83,10 +83,10 @@ def import_features(
     Raises
     ------
     FileNotFoundError
-        If there is nothing of that name.
+        If there is no such file or folder.
     ValueError
-        If the format is not known, the file holds anything that is not read, or no features can be told; the
-        message is one line and begins with the file.
+        If the format is unknown, the file holds anything that is refused, or no features are recognised; the message
+        is one line and begins with the file.
     ImportError
         If a table is to be read and pyarrow is not installed.
 
@@ -103,8 +103,8 @@ def import_features(
     if not place.exists() and name != "features":
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        found = FORMATS[name].read(place, Parts(embedding, label, split))
-        return pool_of(found, {"files": [os.fspath(path)], "format": name, **_fingerprint(place)})
+        located = FORMATS[name].read(place, Parts(embedding, label, split))
+        return pool_of(located, {"files": [os.fspath(path)], "format": name, **_fingerprint(place)})
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())
         raise ValueError(text if text.startswith(f"{path}") else f"{path}: {text}") from error

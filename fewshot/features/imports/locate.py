@@ -1,4 +1,4 @@
-"""What a file of another program holds, and which part of it is features, labels and names."""
+"""Locate features, labels, class names and ids in the contents of a foreign file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 from fewshot.checks import check_choice
 from fewshot.features.feature_set import FeatureSet
 
-__all__ = ["FEATURE_NAMES", "LABEL_NAMES", "Found", "Parts", "as_matrix", "found_in", "named_part", "pool_of"]
+__all__ = ["FEATURE_NAMES", "LABEL_NAMES", "Located", "Parts", "as_matrix", "locate_parts", "named_part", "pool_of"]
 
 Matrix: TypeAlias = Tensor | npt.NDArray[np.generic]
 
@@ -30,7 +30,7 @@ _CLASS_NAMES = ("class_names", "classnames", "classes")
 
 
 class Parts(NamedTuple):
-    """Which parts to take, where the usual names do not tell.
+    """Names of the parts to take, where they are not the usual ones.
 
     Attributes
     ----------
@@ -45,8 +45,8 @@ class Parts(NamedTuple):
     split: str | None = None
 
 
-class Found(NamedTuple):
-    """Features, and what else was found beside them."""
+class Located(NamedTuple):
+    """Features of a file, with labels, class names and ids where it has them."""
 
     features: Matrix
     labels: Sequence[object] | Matrix | None = None
@@ -55,7 +55,7 @@ class Found(NamedTuple):
 
 
 def named_part(what: str, present: Collection[str], usual: Sequence[str], asked: str | None) -> str | None:
-    """Return the name of a part: the one asked for, or the first of the usual ones that is there, or None.
+    """Return the name of a part: the one asked for, else the first usual one that is present, else None.
 
     Raises
     ------
@@ -67,20 +67,20 @@ def named_part(what: str, present: Collection[str], usual: Sequence[str], asked:
     return next((name for name in usual if name in present), None)
 
 
-def found_in(value: object, parts: Parts) -> Found:
-    """Find features and labels in what a file holds: a dict of them, a dict of classes, a pair, or an array.
+def locate_parts(value: object, parts: Parts) -> Located:
+    """Locate features and labels in the contents of a file: a dict of them, a dict of classes, a pair, or an array.
 
     Raises
     ------
     ValueError
-        If it holds no features that can be told.
+        If no part can be recognised as features.
     """
     if isinstance(value, Mapping):
-        return _found_in_mapping(value, parts)
+        return _located_in_mapping(value, parts)
     if isinstance(value, (tuple, list)) and len(value) == 2 and all(_length(part) > 1 for part in value):
-        return Found(as_matrix(value[0]), _labels(value[1]))
+        return Located(as_matrix(value[0]), _labels(value[1]))
     if isinstance(value, (Tensor, np.ndarray)):
-        return Found(as_matrix(value))
+        return Located(as_matrix(value))
     raise ValueError(f"expected a dict, a pair (features, labels) or an array, got {type(value).__name__}")
 
 
@@ -90,7 +90,7 @@ def as_matrix(value: object) -> Matrix:
     Raises
     ------
     ValueError
-        If they are none.
+        If they have another shape, or are no numbers.
     """
     if isinstance(value, (list, tuple)):
         value = _stacked(value)
@@ -103,32 +103,32 @@ def as_matrix(value: object) -> Matrix:
     return value.reshape(n, max(rest))
 
 
-def pool_of(found: Found, source: Mapping[str, object]) -> FeatureSet:
+def pool_of(located: Located, source: Mapping[str, object]) -> FeatureSet:
     """Build the pool; half precision is widened to float32, and without labels every row is unlabelled."""
-    features = torch.as_tensor(found.features)
+    features = torch.as_tensor(located.features)
     features = features.float() if features.dtype.itemsize < 4 or not features.is_floating_point() else features
-    labels = [-1] * len(features) if found.labels is None else _label_list(found.labels)
+    labels = [-1] * len(features) if located.labels is None else _label_list(located.labels)
     n_labels = len(labels)
     if n_labels != len(features):
         raise ValueError(f"expected a label for each of {len(features):,} rows of features, got {n_labels:,}")
     pool = FeatureSet.from_arrays(features.contiguous(), labels, source=source)
-    names = pool.class_names if found.class_names is None else _names_of(pool.class_names, found.class_names)
-    ids = None if found.ids is None else tuple(found.ids)
+    names = pool.class_names if located.class_names is None else _names_of(pool.class_names, located.class_names)
+    ids = None if located.ids is None else tuple(located.ids)
     return FeatureSet(pool.features, pool.labels, names, source, ids)
 
 
-def _found_in_mapping(value: Mapping[object, object], parts: Parts) -> Found:
+def _located_in_mapping(value: Mapping[object, object], parts: Parts) -> Located:
     present = {str(key): part for key, part in value.items()}
     features = named_part("embedding", present, FEATURE_NAMES, parts.embedding)
     if features is None and value and all(map(_is_rows, value.values())):
-        return _found_by_class(value)
+        return _located_by_class(value)
     if features is None:
         raise ValueError(
             f"no features found among {', '.join(map(repr, present)) or 'nothing'}: name them with --embedding"
         )
     label = named_part("label", present, LABEL_NAMES, parts.label)
     names = named_part("class names", present, _CLASS_NAMES, None)
-    return Found(
+    return Located(
         as_matrix(present[features]),
         None if label is None else _labels(present[label]),
         None if names is None else [str(name) for name in _plain_list(present[names])],
@@ -136,13 +136,13 @@ def _found_in_mapping(value: Mapping[object, object], parts: Parts) -> Found:
 
 
 def _is_rows(part: object) -> bool:
-    """Say whether something may be the vectors of one class."""
+    """Return whether an object may be the vectors of one class."""
     if isinstance(part, (Tensor, np.ndarray)):
         return part.ndim > 1
     return isinstance(part, list) and _length(part) > 0 and _length(part[0]) > 0
 
 
-def _found_by_class(value: Mapping[object, object]) -> Found:
+def _located_by_class(value: Mapping[object, object]) -> Located:
     """Read a dict from class to its rows, as S2M2 and PT-MAP keep features."""
     rows = {key: torch.as_tensor(as_matrix(part)) for key, part in value.items()}
     widths = {part.shape[1] for part in rows.values()}
@@ -152,22 +152,31 @@ def _found_by_class(value: Mapping[object, object]) -> Found:
             "them with --embedding"
         )
     labels = [key for key, part in rows.items() for _ in range(len(part))]
-    return Found(torch.cat(list(rows.values())), labels)
+    return Located(torch.cat(list(rows.values())), labels)
 
 
 def _stacked(rows: Sequence[object]) -> Tensor:
-    """Stack rows of one length; the same row may not come so often that the file cannot have meant it."""
+    """Stack feature vectors of one length; lists become float32."""
     if not rows or not all(isinstance(row, (Tensor, np.ndarray, list)) for row in rows):
         raise ValueError("expected a list of feature vectors, got an empty list or one of other things")
+    _check_rows(rows)
+    stacked = torch.stack([torch.as_tensor(row) for row in rows])
+    return stacked.float() if isinstance(rows[0], list) else stacked
+
+
+def _check_rows(rows: Sequence[object]) -> None:
+    """Refuse vectors of several lengths, mostly one object (the file is damaged), or of other things than numbers."""
     lengths = {_length(row) for row in rows}
     if len(lengths) > 1:
         raise ValueError(f"the feature vectors differ in length: from {min(lengths)} to {max(lengths)}")
     if len({id(row) for row in rows}) < len(rows) / 2:
         raise ValueError("most feature vectors are one and the same object: the file is damaged")
-    if any(isinstance(row, list) and not all(isinstance(x, (int, float)) for x in row) for row in rows):
+    if not all(_is_numbers(row) for row in rows if isinstance(row, list)):
         raise ValueError("expected feature vectors of numbers, got lists of other things")
-    stacked = torch.stack([torch.as_tensor(row) for row in rows])
-    return stacked.float() if isinstance(rows[0], list) else stacked
+
+
+def _is_numbers(row: list[object]) -> bool:
+    return all(isinstance(value, (int, float)) for value in row)
 
 
 def _labels(value: object) -> Sequence[object] | Matrix:
@@ -206,14 +215,14 @@ def _names_of(numbers: Sequence[str], names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _plain_list(values: object) -> list[Any]:
-    """Return what can be listed as a list of plain values, anything else as an empty one."""
+    """Return a sequence or array as a list of plain values; an empty list for anything else."""
     if isinstance(values, (Tensor, np.ndarray)):
         return list(values.reshape(-1).tolist())
     return list(values) if isinstance(values, (list, tuple)) else []
 
 
 def _length(value: object) -> int:
-    """Return how many items a list or an array has; 0 for anything else."""
+    """Return the length of a list or an array; 0 for anything else."""
     if isinstance(value, (Tensor, np.ndarray)):
         return value.shape[0] if value.ndim else 0
     return len(value) if isinstance(value, (list, tuple)) else 0

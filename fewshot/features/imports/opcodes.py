@@ -1,4 +1,4 @@
-"""What a pickle is made of, read without running it: only what arrays and plain containers need may be there."""
+"""Opcodes of a pickle, read without running it: only those of arrays and plain containers are allowed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ _STORES = frozenset({"PUT", "BINPUT", "LONG_BINPUT"})
 
 
 class RefusedError(ValueError):
-    """What is in a pickle is not read, and why."""
+    """A pickle that is refused, with the reason."""
 
 
 class BoundedFile:
-    """A file that is never asked for more than it holds, so that no claim of a length makes room for it."""
+    """A file whose reads are clamped to its size, so that a false length allocates nothing."""
 
     def __init__(self, file: BinaryIO, size: int) -> None:
         self._file, self._size = file, size

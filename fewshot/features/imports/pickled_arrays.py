@@ -1,4 +1,4 @@
-"""What the globals of a pickled array or tensor stand for: our own builders, which check all that they are told."""
+"""Safe replacements for the globals in pickled arrays and tensors; every argument is checked."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _BYTE_ORDERS = ("<", ">", "=", "|")
 
 
 class Budget:
-    """How many bytes may be built: what a file says once it may not have built a thousand times."""
+    """A limit on the bytes that may be built, so that a small file cannot build a large object many times over."""
 
     def __init__(self, size: int) -> None:
         self._left = 4 * size + (1 << 20)
@@ -35,7 +35,7 @@ class Budget:
 
 
 class Built:
-    """A box around what a pickle has built so far; nothing but a declared state can be put into it."""
+    """A box around an object that a pickle has built; it takes no state but the one that its class declares."""
 
     __slots__ = ("value",)
     value: object
@@ -116,20 +116,23 @@ def storage(budget: Budget, raw: object) -> Built:
 def tensor(budget: Budget, storage: object, offset: object, size: object, stride: object, *_: object) -> Built:
     """Return a copy of a tensor's numbers, in order."""
     numbers = storage.value if isinstance(storage, Built) else None
-    sizes, strides = _whole(size), _whole(stride)
-    start = _whole((offset,))
+    sizes, strides, start = _whole(size), _whole(stride), _whole((offset,))
     if not isinstance(numbers, torch.storage.TypedStorage) or sizes is None or strides is None or start is None:
         raise RefusedError("expected a tensor's storage, offset, size and stride, got something else")
-    n = numbers._untyped_storage.nbytes() // numbers.dtype.itemsize
-    n_claimed = math.prod(list(sizes))
-    last = start[0] + sum((length - 1) * step for length, step in zip(sizes, strides, strict=True))
+    _check_extent(sizes, strides, start[0], numbers._untyped_storage.nbytes() // numbers.dtype.itemsize)
+    budget.charge(math.prod(sizes) * numbers.dtype.itemsize)
+    whole: Tensor = torch.empty(0, dtype=numbers.dtype).set_(numbers._untyped_storage)
+    return Built(whole.as_strided(sizes, strides, start[0]).clone(memory_format=torch.contiguous_format))
+
+
+def _check_extent(sizes: tuple[int, ...], strides: tuple[int, ...], start: int, n: int) -> None:
+    """Refuse a view that reaches past the ``n`` numbers of its storage."""
+    n_claimed = math.prod(sizes)
+    last = start + sum((length - 1) * step for length, step in zip(sizes, strides, strict=False))
     if len(sizes) != len(strides) or n_claimed > n or (n_claimed and last >= n):
         raise RefusedError(
             f"a tensor of shape {sizes} claims more numbers than the {n:,} it holds: the file is damaged"
         )
-    budget.charge(n_claimed * numbers.dtype.itemsize)
-    whole: Tensor = torch.empty(0, dtype=numbers.dtype).set_(numbers._untyped_storage)
-    return Built(whole.as_strided(sizes, strides, start[0]).clone(memory_format=torch.contiguous_format))
 
 
 def _array(
@@ -151,7 +154,7 @@ def _array(
 
 
 def _whole(values: object) -> tuple[int, ...] | None:
-    """Return sizes that are whole numbers from 0, or None if they are not."""
+    """Return a tuple of whole numbers from 0; None for anything else."""
     if not isinstance(values, tuple) or len(values) > 32:
         return None
     if any(type(value) is not int or not 0 <= value < 1 << 48 for value in values):

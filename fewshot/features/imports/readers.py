@@ -1,4 +1,4 @@
-"""One function for each kind of file of another program: path in, what was found out."""
+"""Readers of foreign files, one function a kind: a path in, the located features out."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fewshot.features.imports.locate import Found, Parts, found_in
+from fewshot.features.imports.locate import Located, Parts, locate_parts
 from fewshot.features.imports.unpickler import read_pickle
 
 __all__ = ["is_torch_file", "read_npz_file", "read_serialised_file"]
@@ -24,12 +24,12 @@ _OLD_TORCH = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 
 
 def is_torch_file(path: Path) -> bool:
-    """Say whether a file was written by ``torch.save``, whatever its name."""
+    """Return whether a file was written by ``torch.save``, whatever its name."""
     with path.open("rb") as file:
         return zipfile.is_zipfile(path) or file.read(len(_OLD_TORCH)) == _OLD_TORCH
 
 
-def read_serialised_file(path: Path, parts: Parts) -> Found:
+def read_serialised_file(path: Path, parts: Parts) -> Located:
     """Read a pickle or a file of ``torch.save``, whichever it is: a dict, a pair, or features with labels beside them.
 
     Tip-Adapter's cache keeps one column for each item in ``keys_*.pt``, and one-hot rows in ``values_*.pt``.
@@ -37,18 +37,18 @@ def read_serialised_file(path: Path, parts: Parts) -> Found:
     value = _load(path)
     beside = _sibling(path)
     if beside is None or not isinstance(value, (Tensor, np.ndarray)):
-        return found_in(value, parts)
+        return locate_parts(value, parts)
     labels = _load(beside)
     n_labels = len(labels) if isinstance(labels, (Tensor, np.ndarray, list)) else -1
     is_turned = value.ndim == 2 and n_labels == value.shape[1] and (n_labels != len(value) or "keys" in path.stem)
-    return found_in((value.T if is_turned else value, labels), parts)
+    return locate_parts((value.T if is_turned else value, labels), parts)
 
 
-def read_npz_file(path: Path, parts: Parts) -> Found:
+def read_npz_file(path: Path, parts: Parts) -> Located:
     """Read the arrays of an ``.npz`` by their names; CoOp's are ``feature_list`` and ``label_list``."""
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-            return found_in({name: archive[name] for name in archive.files}, parts)
+            return locate_parts({name: archive[name] for name in archive.files}, parts)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise ValueError(f"expected arrays of numbers or text, got a damaged file ({error})") from error
 
