@@ -10,7 +10,7 @@ import click
 from fewshot_episodes.errors import SettingError
 
 from .shared import output
-from .shared.words import did_you_mean, option_name
+from .shared.words import RENAMED_OPTIONS, current_words, did_you_mean, option_name
 
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup"]
 
@@ -69,6 +69,16 @@ class CommandGroup(NearestGroup):
         name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
         command: click.Command = getattr(import_module(f".{COMMANDS[cmd_name]}", __package__), name)
         return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find a command, and say which of its words are deprecated."""
+        name, command, rest = super().resolve_command(ctx, args)
+        rest, notes = current_words(rest, RENAMED_OPTIONS.get(name or "", {}))
+        for note in notes:
+            output.message(f"Warning: {note}")
+        return name, command, rest
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keep the words as they were given, for the JSON document."""

@@ -39,6 +39,7 @@ from fewshot_episodes import (
     incremental_sessions,
 )
 
+from fewshot.checks import warn_deprecated
 from fewshot.em import EMResult, e_step, objective, proportions, run_em
 from fewshot.episodic.em_dirichlet import EMDirichlet
 from fewshot.episodic.em_gaussian import EMGaussian
@@ -189,9 +190,16 @@ _LAZY = {
 }
 
 
+# The modules of names that have left `fewshot` itself; `fewshot.NAME` goes on working for one version, with a warning.
+_MOVED: dict[str, str] = {}
+
+
 def __getattr__(name: str) -> object:
     if name in _LAZY:
         return getattr(import_module(_LAZY[name]), name)
+    if name in _MOVED:
+        warn_deprecated(f"fewshot.{name}", f"{_MOVED[name]}.{name}")
+        return getattr(import_module(_MOVED[name]), name)
     raise AttributeError(f"module 'fewshot' has no attribute {name!r}")
 
 

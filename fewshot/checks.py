@@ -1,15 +1,29 @@
-"""The input checks that the doors share, and their wording: what was expected, what came, what to do."""
+"""Input checks that the doors share, and their wording: what was expected, what came, what to do; deprecated names."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Mapping
 
 import torch
 from fewshot_episodes.errors import SettingError
 from torch import Tensor
 
-__all__ = ["SettingError", "check_choice", "check_finite", "check_non_negative", "check_positive"]
+__all__ = [
+    "REMOVED_IN",
+    "SettingError",
+    "check_choice",
+    "check_finite",
+    "check_non_negative",
+    "check_positive",
+    "current_name",
+    "deprecation_note",
+    "warn_deprecated",
+]
+
+REMOVED_IN = "0.3"
+"""The version that removes the names that are deprecated now."""
 
 
 def check_choice(what: str, value: str, known: Iterable[str]) -> str:
@@ -82,3 +96,64 @@ def check_non_negative(what: str, value: float) -> float:
     if not value >= 0:
         raise ValueError(f"{what} must not be negative, got {value}")
     return value
+
+
+def deprecation_note(old: str, new: str) -> str:
+    """Return the sentence about a deprecated name.
+
+    Examples
+    --------
+    >>> deprecation_note("--centre", "--center")
+    '--centre is deprecated and will be removed in fewshot 0.3: use --center'
+    """
+    return f"{old} is deprecated and will be removed in fewshot {REMOVED_IN}: use {new}"
+
+
+def warn_deprecated(old: str, new: str, *, stacklevel: int = 2) -> None:
+    """Warn that a name is deprecated.
+
+    Parameters
+    ----------
+    old, new : str
+        The deprecated name and the one to use, as the user writes them.
+    stacklevel : int
+        Frame that the warning points at: 1 is the caller, 2 the caller of the caller.
+
+    Notes
+    -----
+    A ``FutureWarning``, as in scikit-learn: Python shows it wherever the name is used, the command line in its notes.
+
+    Examples
+    --------
+    >>> import warnings
+    >>> with warnings.catch_warnings():
+    ...     warnings.simplefilter("error")
+    ...     warn_deprecated("fewshot.e_step", "fewshot.em.e_step")
+    Traceback (most recent call last):
+    ...
+    FutureWarning: fewshot.e_step is deprecated and will be removed in fewshot 0.3: use fewshot.em.e_step
+    """
+    warnings.warn(deprecation_note(old, new), FutureWarning, stacklevel=stacklevel + 1)
+
+
+def current_name(what: str, name: str, renamed: Mapping[str, str]) -> str:
+    """Return the current name of an entry of a table, and warn if the name that came is a deprecated one.
+
+    Parameters
+    ----------
+    what : str
+        The kind of entry, for the message: "method".
+    name : str
+        A current or a deprecated name.
+    renamed : mapping of str to str
+        The current names by the deprecated ones.
+
+    Examples
+    --------
+    >>> current_name("method", "unem", {"em-unrolled": "unem"})
+    'unem'
+    """
+    if name not in renamed:
+        return name
+    warn_deprecated(f"{what} {name!r}", repr(renamed[name]), stacklevel=3)
+    return renamed[name]

@@ -12,6 +12,7 @@ import fewshot_episodes
 import pytest
 
 import fewshot
+from fewshot import checks, prototypes
 
 ROOT = Path(__file__).parents[1]
 SETUPTOOLS = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
@@ -53,6 +54,29 @@ def test_every_public_name_exists_and_is_documented():
 
 def test_lazy_names_are_public():
     assert set(fewshot._LAZY) <= set(fewshot.__all__)
+
+
+def test_a_name_that_moved_is_still_there_with_a_warning(monkeypatch):
+    monkeypatch.setitem(fewshot._MOVED, "class_means", "fewshot.prototypes")
+    with pytest.warns(FutureWarning, match=r"^fewshot\.class_means is .* use fewshot\.prototypes\.class_means$"):
+        assert fewshot.class_means is prototypes.class_means
+
+
+def test_names_that_moved_are_where_they_are_said_to_be():
+    assert not set(fewshot._MOVED) & set(fewshot.__all__)
+    for name, module in fewshot._MOVED.items():
+        assert hasattr(importlib.import_module(module), name), name
+
+
+def test_a_renamed_entry_is_found_with_a_warning():
+    with pytest.warns(FutureWarning, match=r"^method 'old' is deprecated .*: use 'unem'$") as caught:
+        assert checks.current_name("method", "old", {"old": "unem"}) == "unem"
+    assert caught[0].filename != checks.__file__
+
+
+def test_deprecated_names_are_gone_in_the_version_that_was_named():
+    version, removed_in = ([int(part) for part in text.split(".")] for text in (fewshot.__version__, checks.REMOVED_IN))
+    assert version < removed_in
 
 
 def test_unknown_name_is_an_attribute_error():

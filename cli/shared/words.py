@@ -4,10 +4,21 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-__all__ = ["as_options", "counted", "did_you_mean", "option_name", "percent", "settings_as_options"]
+from fewshot.checks import deprecation_note
+
+__all__ = [
+    "RENAMED_OPTIONS",
+    "as_options",
+    "counted",
+    "current_words",
+    "did_you_mean",
+    "option_name",
+    "percent",
+    "settings_as_options",
+]
 
 _SETTING = re.compile(r"\b(?:n_(?:way|shot|query_total|query|effective_way)|query_distribution)\b")
 _NO_NAMES: Mapping[str, str] = {}
@@ -84,3 +95,24 @@ def option_name(setting: str) -> str:
     '--n-shot'
     """
     return _OPTIONS.get(setting, f"--{setting.replace('_', '-')}")
+
+
+# Current options by deprecated ones, for each command: {"discover": {"--centre": "--center"}}.
+RENAMED_OPTIONS: Mapping[str, Mapping[str, str]] = {}
+
+
+def current_words(words: Sequence[str], renamed: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    """Return a command's words with current options in place of deprecated ones, and a note about each of these.
+
+    Examples
+    --------
+    >>> words, notes = current_words(["--centre=yes", "--", "--centre"], {"--centre": "--center"})
+    >>> words
+    ['--center=yes', '--', '--centre']
+    >>> notes
+    ['--centre is deprecated and will be removed in fewshot 0.3: use --center']
+    """
+    n_options = words.index("--") if "--" in words else len(words)
+    given = [word.partition("=") for word in words[:n_options]]
+    notes = [deprecation_note(name, renamed[name]) for name, _, _ in given if name in renamed]
+    return [renamed.get(name, name) + sign + value for name, sign, value in given] + list(words[n_options:]), notes

@@ -25,6 +25,7 @@ from fewshot.cli.main import cli
 from fewshot.cli.shared import options
 from fewshot.cli.shared.options import class_positions
 from fewshot.cli.shared.tables import fact_lines
+from fewshot.cli.shared.words import RENAMED_OPTIONS
 from fewshot_episodes import EpisodeSampler
 from rich.console import Console
 
@@ -506,6 +507,31 @@ def test_version() -> None:
     import fewshot as library
 
     assert succeeds("--version") == f"fewshot {library.__version__}\n"
+
+
+# --- deprecated options ----------------------------------------------------------------------------------------------
+
+
+def test_a_deprecated_option_works_with_a_note(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(errors, "RENAMED_OPTIONS", {"episode": {"--ways": "--n-way", "--shots": "--n-shot"}})
+    words = ("--features", "digits", "--method", "simpleshot", "--n-episodes", "3", "--json")
+    old = fewshot("episode", *words, "--ways", "3", "--shots=2")
+    assert old.stderr.splitlines() == [
+        "Warning: --ways is deprecated and will be removed in fewshot 0.3: use --n-way",
+        "Warning: --shots is deprecated and will be removed in fewshot 0.3: use --n-shot",
+    ]
+    new = fewshot("episode", *words, "--n-way", "3", "--n-shot=2")
+    assert json.loads(old.stdout)["results"][0]["accuracy"] == json.loads(new.stdout)["results"][0]["accuracy"]
+    assert json.loads(old.stdout)["command"][-3:] == ["--ways", "3", "--shots=2"]
+
+
+def test_deprecated_options_stand_for_options_that_are_there() -> None:
+    for name, renamed in RENAMED_OPTIONS.items():
+        command = cli.get_command(click.Context(cli), name)
+        assert command is not None
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert set(renamed.values()) <= known
+        assert not set(renamed) & known
 
 
 # --- interrupts and closed pipes, in real processes ------------------------------------------------------------------
