@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_positive
-from fewshot.discovery.estimator import CategoryDiscoverer
+from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.space import DiscoverySpace, principal_space, project
 from fewshot.discovery.split_merge.evidence_check import EvidenceCheck, check_evidence
@@ -130,7 +130,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         self.random_state = random_state
         self.progress = progress
 
-    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Discovered:
         asked = None if self.n_classes == "auto" else self._count(features, labels, n_known, generator)
         self._check_settings()
         sizes = space_sizes(self.n_dims, n_known)
@@ -158,7 +158,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         self.warnings_ = self._warnings(n_known, last.found)
         self._space = DiscoverySpace(principal.center, principal.basis @ last.basis, last.variances)
         self._keep(rows, labels, partition)
-        return partition.labels
+        return Discovered(partition.labels, rows)
 
     def _check_settings(self) -> None:
         if self.power != "auto" and not (not isinstance(self.power, str) and 0 < self.power <= 1):
@@ -212,10 +212,12 @@ class CategoryDiscovery(CategoryDiscoverer):
     def _reorder(self, order: Tensor) -> None:
         self._ids, self._counts, self._means = (field[order] for field in (self._ids, self._counts, self._means))
 
-    def _log_probs(self, features: Tensor) -> Tensor:
-        rows = project(self._space, features, normalize=self.normalize).double()
-        scores = rows @ self._means.mT - 0.5 * self._means.square().sum(-1) + self._counts.log()
-        return (self.power_ * scores).log_softmax(-1).to(features.dtype)
+    def _embed(self, features: Tensor) -> Tensor:
+        return project(self._space, features, normalize=self.normalize)
+
+    def _log_probs(self, rows: Tensor) -> Tensor:
+        scores = rows.double() @ self._means.mT - 0.5 * self._means.square().sum(-1) + self._counts.log()
+        return (self.power_ * scores).log_softmax(-1).to(rows.dtype)
 
     def _state(self) -> dict[str, Tensor]:
         return {

@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, Self, TypeAlias
+from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -17,14 +17,29 @@ from torch import Tensor
 
 from fewshot.discovery.n_classes import estimate_n_classes
 from fewshot.estimators.arrays import ArrayLike, like, read_features
-from fewshot.estimators.labels import in_order, label_array, new_names, plain
+from fewshot.estimators.labels import CategoricalLabels, in_order, label_array, new_names, plain
 
-__all__ = ["ArrayLike", "CategoryDiscoverer", "Labels"]
+__all__ = ["ArrayLike", "CategoryDiscoverer", "Discovered", "Labels"]
 
 Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
 
 # Scores that `predict` and `predict_proba` hold at a time, beside what they return.
 _MAX_SCORES = 2**24
+
+
+class Discovered(NamedTuple):
+    """The clusters of a pool, and its rows in the space of the model.
+
+    Attributes
+    ----------
+    clusters : Tensor (n,), int64
+        Cluster k < n_known is known class k; those above are found, in any order, and may be empty.
+    rows : Tensor (n, n_dims)
+        As `CategoryDiscoverer._embed` gives them.
+    """
+
+    clusters: Tensor
+    rows: Tensor
 
 
 class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
@@ -38,6 +53,9 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
     ----------
     labels_ : array or Tensor (n,), int64
         The class of each row of the pool, in [0, n_classes_). Labelled rows have their own class.
+    probability_ : array or Tensor (n,)
+        The probability of that class by the method's own model: `predict_proba` of the pool's rows at ``labels_``. Not
+        stored with the state.
     classes_ : ndarray (n_classes_,)
         Names: those of the known classes as given, then those of the found ones. Where all known names are whole
         numbers these go on from the largest; with no label at all they are 0, 1, ...; else "new-01", "new-02", ...
@@ -59,6 +77,7 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
     n_features_in_: int
     n_classes_: int
     n_known_: int
+    probability_: Any
     classes_: npt.NDArray[Any]
     # What estimates the number of classes when ``n_classes`` is "auto"; a method that finds it by itself overrides.
     _default_n_classes: ClassVar[str] = "auto"
@@ -70,7 +89,8 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         ----------
         X : array or Tensor (n, n_features)
         y : array, Tensor or sequence (n,), optional
-            The label of each row, of any hashable kind; -1, "-1" or None for a row without one. Default: none has one.
+            The label of each row, of any hashable kind; -1, "-1" or None for a row without one; or
+            `CategoricalLabels`, whose order of names is kept. Default: none has one.
 
         Returns
         -------
@@ -91,13 +111,15 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         names, labels = _read_labels(y, len(features), features.device)
         self.n_known_ = len(names)
         generator = torch.Generator().manual_seed(self.random_state)
-        clusters = self._discover(features, labels, len(names), generator)
+        clusters, rows = self._discover(features, labels, len(names), generator)
         order = _order(clusters, len(names))
         self._warn_of_empty(len(order))
         self._reorder(order)
         position = torch.full((int(order.max()) + 1,), -1, device=order.device)
         position[order] = torch.arange(len(order), device=order.device)
-        self._finish(X, [*names, *_new_names(names, len(order) - len(names))], position[clusters], labels >= 0)
+        classes = position[clusters]
+        self._finish(X, [*names, *_new_names(names, len(order) - len(names))], classes, labels >= 0)
+        self.probability_ = like(X, self._probability_of(rows, classes))
         return self
 
     def fit_predict(self, X: ArrayLike, y: Labels | None = None, **kwargs: object) -> Any:  # noqa: N803
@@ -113,7 +135,7 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
             In [0, n_classes_); ``classes_`` has the names.
         """
         features = self._queries(X)
-        return like(X, torch.cat([self._log_probs(rows).argmax(-1) for rows in self._chunks(features)]))
+        return like(X, torch.cat([self._log_probs(self._embed(rows)).argmax(-1) for rows in self._chunks(features)]))
 
     def predict_proba(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return how likely each class is for each row, by the method's own model.
@@ -124,7 +146,7 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
             Not negative, rows sum to 1. Not calibrated: a confidence, not a frequency.
         """
         features = self._queries(X)
-        return like(X, torch.cat([self._log_probs(rows).exp() for rows in self._chunks(features)]))
+        return like(X, torch.cat([self._log_probs(self._embed(rows)).exp() for rows in self._chunks(features)]))
 
     @property
     def known_classes_(self) -> npt.NDArray[Any]:
@@ -170,20 +192,20 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
     # What a discoverer is made of.
 
     @abstractmethod
-    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
-        """Learn the state and return the cluster (n,), int64, of each row.
-
-        ``labels`` (n,) are the known classes 0..n_known - 1, each at least once, and -1. Cluster k < n_known is known
-        class k; those above are found, in any order, and may be empty.
-        """
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Discovered:
+        """Learn the state; ``labels`` (n,) are the known classes 0..n_known - 1, each at least once, and -1."""
 
     @abstractmethod
     def _reorder(self, order: Tensor) -> None:
         """Keep the clusters ``order`` (n_classes_,) of the state alone, in that order; the known ones stay in place."""
 
+    def _embed(self, features: Tensor) -> Tensor:
+        """Map features into the space of the model, (n, n_dims): the features themselves."""
+        return features
+
     @abstractmethod
-    def _log_probs(self, features: Tensor) -> Tensor:
-        """Return log-probabilities (n, n_classes_) of some rows."""
+    def _log_probs(self, rows: Tensor) -> Tensor:
+        """Return log-probabilities (n, n_classes_) of rows in the space of the model."""
 
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
@@ -227,6 +249,11 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
         self.transduction_ = like(X, torch.from_numpy(answers)) if is_tensor else answers
 
+    def _probability_of(self, rows: Tensor, classes: Tensor) -> Tensor:
+        """Return the probability (n,) of the class of each row, from rows in the space of the model."""
+        parts = zip(self._chunks(rows), self._chunks(classes), strict=True)
+        return torch.cat([self._log_probs(part).exp().gather(1, own[:, None])[:, 0] for part, own in parts])
+
     def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
         return torch.split(features, max(1, _MAX_SCORES // self.n_classes_))
 
@@ -246,16 +273,24 @@ def _read_labels(y: Labels | None, n: int, device: torch.device) -> tuple[list[H
     """Return the known names in order, and (n,) which of them each row has, or -1."""
     if y is None:
         return [], torch.full((n,), -1, device=device)
+    if isinstance(y, CategoricalLabels):
+        _check_length(len(y.codes), n)
+        names, codes = y.present()
+        return names, codes.to(device)
     values = y.tolist() if hasattr(y, "tolist") else np.asarray(y).tolist() if hasattr(y, "__array__") else list(y)
-    if not isinstance(values, list) or len(values) != n:
-        raise ValueError(f"X has {n} rows and y {np.size(values)} labels: give one per row, -1 for a row without one")
-    labels = [plain(label) for label in values]
+    labels = [plain(label) for label in (values if isinstance(values, list) else [values])]
+    _check_length(len(labels), n)
     strange = next((label for label in labels if not isinstance(label, Hashable) or label != label), None)
     if strange is not None:
         raise ValueError(f"y must hold one hashable label per row, got {strange!r}: mark rows without one by -1")
     names = in_order(list(dict.fromkeys(label for label in labels if not _is_missing(label))))
     position = {name: index for index, name in enumerate(names)}
     return names, torch.tensor([position.get(label, -1) for label in labels], device=device)
+
+
+def _check_length(n_labels: int, n: int) -> None:
+    if n_labels != n:
+        raise ValueError(f"X has {n} rows and y {n_labels} labels: give one per row, -1 for a row without one")
 
 
 def _is_missing(label: Hashable) -> bool:

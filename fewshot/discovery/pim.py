@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_non_negative, check_positive
-from fewshot.discovery.estimator import CategoryDiscoverer
+from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.metrics.clustering import adjusted_rand_index, contingency_table
 from fewshot.prototypes import one_hot
@@ -231,17 +231,18 @@ class PIM(CategoryDiscoverer):
         self.n_init = n_init
         self.random_state = random_state
 
-    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Discovered:
         check_positive("softmax_scale", self.softmax_scale)
         self._shift, self._unit = _frame(features)
-        rows = self._inward(features)
+        rows = self._embed(features)
         n_classes = self._count(rows, labels, n_known, generator)
         centers = semi_supervised_kmeans(rows, labels, n_classes, generator=generator, n_init=self.n_init).centers
         self.entropy_weight_ = self._entropy_weight(rows, labels, n_classes, generator)
         head = fit_pim(rows, labels, centers, entropy_weight=self.entropy_weight_, **self._settings())
         self._weight, self._bias = head.weight, head.bias
         self.objective_ = head.objective.tolist()
-        return torch.where(labels >= 0, labels, _answers(rows, self._weight, self._bias))
+        clusters = torch.where(labels >= 0, labels, _answers(rows, self._weight, self._bias))
+        return Discovered(clusters, rows)
 
     def _settings(self) -> dict[str, Any]:
         names = ("softmax_scale", "n_steps", "learning_rate", "weight_decay")
@@ -254,14 +255,14 @@ class PIM(CategoryDiscoverer):
             return choose_entropy_weight(rows, labels, n_classes, generator=generator, settings=self._settings())
         return check_non_negative("entropy_weight", self.entropy_weight)
 
-    def _inward(self, features: Tensor) -> Tensor:
+    def _embed(self, features: Tensor) -> Tensor:
         return (features - self._shift) / self._unit
 
     def _reorder(self, order: Tensor) -> None:
         self._weight, self._bias = self._weight[order], self._bias[order]
 
-    def _log_probs(self, features: Tensor) -> Tensor:
-        return _log_probs(self._inward(features), self._weight, self._bias, self.softmax_scale)
+    def _log_probs(self, rows: Tensor) -> Tensor:
+        return _log_probs(rows, self._weight, self._bias, self.softmax_scale)
 
     def _state(self) -> dict[str, Tensor]:
         return {"weight": self._weight, "bias": self._bias, "shift": self._shift, "unit": self._unit}

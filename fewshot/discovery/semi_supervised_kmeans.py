@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from fewshot.discovery.centers import center_log_probabilities
-from fewshot.discovery.estimator import CategoryDiscoverer
+from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 
 __all__ = ["SemiSupervisedKMeans"]
@@ -66,7 +66,7 @@ class SemiSupervisedKMeans(CategoryDiscoverer):
         self.tolerance = tolerance
         self.random_state = random_state
 
-    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Discovered:
         n_classes = self._count(features, labels, n_known, generator)
         found = semi_supervised_kmeans(
             features,
@@ -81,13 +81,13 @@ class SemiSupervisedKMeans(CategoryDiscoverer):
         dof = max(1, len(features) - n_classes) * features.shape[1]
         variance = torch.tensor(found.inertia / dof, dtype=torch.float64, device=features.device)
         self._set_state({"centers": found.centers, "variance": variance})
-        return found.labels
+        return Discovered(found.labels, features)
 
     def _reorder(self, order: Tensor) -> None:
         self._centers = self._centers[order]
 
-    def _log_probs(self, features: Tensor) -> Tensor:
-        return center_log_probabilities(features, self._centers, self._variance)
+    def _log_probs(self, rows: Tensor) -> Tensor:
+        return center_log_probabilities(rows, self._centers, self._variance)
 
     def _state(self) -> dict[str, Tensor]:
         return {"centers": self._centers, "variance": self._variance}

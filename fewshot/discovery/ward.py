@@ -7,7 +7,7 @@ from torch import Tensor
 
 from fewshot.discovery.centers import center_log_probabilities, inertia
 from fewshot.discovery.count_scores import sampled_silhouette
-from fewshot.discovery.estimator import CategoryDiscoverer
+from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.n_classes import default_bounds, search_counts
 from fewshot.metrics.clustering import adjusted_rand_index, contingency_table, matched_clusters
 from fewshot.prototypes import class_means
@@ -136,7 +136,7 @@ class WardDiscovery(CategoryDiscoverer):
         self.n_classes = n_classes
         self.random_state = random_state
 
-    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Tensor:
+    def _discover(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Discovered:
         tree = ward_tree(features)
         if self.n_classes == "auto" and n_known >= 2 and bool((labels < 0).any()):
             n_classes = _best_cut(tree, features, labels, n_known, generator)
@@ -148,13 +148,13 @@ class WardDiscovery(CategoryDiscoverer):
         dof = max(1, len(features) - n_found) * features.shape[1]
         variance = torch.tensor(inertia(features, means, found) / dof, dtype=torch.float64, device=features.device)
         self._set_state({"means": means, "variance": variance})
-        return found
+        return Discovered(found, features)
 
     def _reorder(self, order: Tensor) -> None:
         self._means = self._means[order]
 
-    def _log_probs(self, features: Tensor) -> Tensor:
-        return center_log_probabilities(features, self._means, self._variance)
+    def _log_probs(self, rows: Tensor) -> Tensor:
+        return center_log_probabilities(rows, self._means, self._variance)
 
     def _state(self) -> dict[str, Tensor]:
         return {"means": self._means, "variance": self._variance}

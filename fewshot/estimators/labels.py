@@ -3,13 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Tensor
 
-__all__ = ["in_order", "is_mixed", "label_array", "new_names", "plain", "with_unknown"]
+__all__ = ["CategoricalLabels", "in_order", "is_mixed", "label_array", "new_names", "plain", "with_unknown"]
+
+
+class CategoricalLabels(NamedTuple):
+    """Labels as positions in a list of names, as pandas' ``Categorical`` holds them.
+
+    Attributes
+    ----------
+    codes : Tensor (n,), int64
+        Positions in ``categories``; -1 = no label.
+    categories : tuple
+        Distinct names. Their order is kept; those without a row are no classes.
+    """
+
+    codes: Tensor
+    categories: tuple[Hashable, ...]
+
+    def present(self) -> tuple[list[Hashable], Tensor]:
+        """Return the names that have a row, and the positions (n,) in these; -1 = no label.
+
+        Examples
+        --------
+        >>> names, codes = CategoricalLabels(torch.tensor([2, -1, 0, 2]), ("wren", "crow", "jay")).present()
+        >>> names, codes.tolist()
+        (['wren', 'jay'], [1, -1, 0, 1])
+        """
+        present = torch.unique(self.codes[self.codes >= 0])
+        positions = torch.where(self.codes < 0, -1, torch.searchsorted(present, self.codes.clamp(min=0)))
+        return [self.categories[code] for code in present.tolist()], positions
 
 
 def plain(label: Any) -> Hashable:

@@ -17,10 +17,13 @@ from sklearn.exceptions import ConvergenceWarning, NotFittedError
 from sklearn.metrics import adjusted_rand_score
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
+from fewshot.discovery import category_discovery
+from fewshot.discovery.category_discovery import CategoryDiscovery
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.discovery.pim import PIM, choose_entropy_weight, fit_pim, pim_gradient
 from fewshot.discovery.semi_supervised_kmeans import SemiSupervisedKMeans
 from fewshot.discovery.ward import WardDiscovery, cut_tree, name_clusters, ward_tree
+from fewshot.estimators.labels import CategoricalLabels
 
 # Trainings that suit small problems.
 BUILD = {
@@ -29,6 +32,11 @@ BUILD = {
     "ward": lambda **settings: WardDiscovery().set_params(**settings),
 }
 names = pytest.mark.parametrize("name", BUILD)
+with_category_discovery = pytest.mark.parametrize("name", [*BUILD, "category discovery"])
+
+
+def build(name):
+    return CategoryDiscovery(n_classes=6) if name == "category discovery" else BUILD[name](n_classes=6)
 
 
 def pool(seed=0, n_known=3, sizes=(24, 21, 18, 16, 27, 20), n_features=5, share=0.5, dtype=np.float64):
@@ -74,6 +82,37 @@ def test_predict_agrees_with_the_pool_and_with_the_probabilities(name):  # P19, 
     assert np.all(probabilities >= 0)
     np.testing.assert_allclose(probabilities.sum(1), 1.0, rtol=1e-6)
     np.testing.assert_array_equal(probabilities.argmax(1), model.labels_)
+
+
+@with_category_discovery
+def test_the_pool_is_embedded_once_and_its_probabilities_are_those_of_its_classes(name, monkeypatch):
+    rows, labels, _ = pool(1)
+    rows[0] = rows[labels == 1][0] + 0.1  # a row that looks like another class than its label says
+    labels[0] = 0
+    model = build(name)
+    calls = []
+    embed, project = type(model)._embed, category_discovery.project
+    monkeypatch.setattr(type(model), "_embed", lambda self, X: calls.append("embed") or embed(self, X))
+    monkeypatch.setattr(category_discovery, "project", lambda *a, **k: calls.append("project") or project(*a, **k))
+    model.fit(rows, labels)
+    assert calls == {"pim": ["embed"], "category discovery": ["project"]}.get(name, [])
+    own = model.predict_proba(rows)[np.arange(len(rows)), model.labels_]
+    np.testing.assert_allclose(model.probability_, own, rtol=1e-6, atol=1e-12)
+    assert model.labels_[0] == 0
+    assert model.probability_[0] < 0.5
+
+
+@with_category_discovery
+def test_categorical_labels_keep_the_order_of_their_names(name):
+    rows, labels, _ = pool(2)
+    codes = torch.tensor(labels)
+    y = CategoricalLabels(torch.where(codes < 0, -1, 3 - codes), ("no row", "-1", "owl", "crow"))
+    model = build(name).fit(rows, y)
+    wanted = build(name).fit(rows, np.where(labels < 0, -1, 2 - labels))
+    assert model.classes_.tolist() == ["-1", "owl", "crow", "new-01", "new-02", "new-03"]
+    np.testing.assert_array_equal(model.labels_, wanted.labels_)
+    with pytest.raises(ValueError, match=f"X has {len(rows)} rows and y 3 labels"):
+        model.fit(rows, CategoricalLabels(torch.zeros(3, dtype=torch.int64), ("crow",)))
 
 
 @names
