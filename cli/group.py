@@ -9,8 +9,10 @@ from typing import Any
 import click
 from fewshot_episodes.errors import SettingError
 
+from fewshot.checks import did_you_mean
+
 from .shared import output
-from .shared.words import RENAMED_OPTIONS, current_words, did_you_mean, option_name
+from .shared.words import RENAMED_OPTIONS, current_words, option_name
 
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup"]
 

@@ -19,6 +19,7 @@ __all__ = [
     "check_positive",
     "current_name",
     "deprecation_note",
+    "did_you_mean",
     "warn_deprecated",
 ]
 
@@ -44,9 +45,21 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
     names = sorted(known)
     if value in names:
         return value
-    nearest = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
-    hint = f": did you mean {nearest[0]!r}? Known" if nearest else ". Known"
-    raise ValueError(f"unknown {what} {value!r}{hint}: {', '.join(names)}")
+    raise ValueError(f"unknown {what} {value!r}{did_you_mean(str(value), names)} Known: {', '.join(names)}")
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``": did you mean 'x'?"`` with the nearest known word, or ``"."`` if none is near.
+
+    Examples
+    --------
+    >>> did_you_mean("epsode", ["episode", "train"])
+    ": did you mean 'episode'?"
+    >>> did_you_mean("x", ["episode", "train"])
+    '.'
+    """
+    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f": did you mean {nearest[0]!r}?" if nearest else "."
 
 
 def check_finite(what: str, values: Tensor) -> Tensor:

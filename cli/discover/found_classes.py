@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
+from fewshot.checks import did_you_mean
 from fewshot.features import FeatureSet, load_features
 from fewshot.features.feature_set import check_same_source
 
-from ..shared.words import did_you_mean
 from .files import ASSIGNMENTS, read_summary, rows_hash
 
 __all__ = ["found_pool"]

@@ -15,10 +15,11 @@ import torch
 from fewshot_episodes import discovery_split, ssb_known_classes
 from torch import Tensor
 
+from fewshot.checks import did_you_mean
 from fewshot.features import FeatureSet, load_features
 
 from ..shared.options import class_positions
-from ..shared.words import counted, did_you_mean
+from ..shared.words import counted
 
 __all__ = ["RANDOM", "DiscoveryPool", "load_discovery_pool", "read_labels"]
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any
 
 import click
-from click.core import ParameterSource
 from fewshot_episodes.sampler import PROTOCOLS, QUERY_DISTRIBUTIONS
 
 from fewshot.storage import write_text_atomic
@@ -20,6 +19,8 @@ from ..shared.options import (
     document_head,
     episode_limits,
     pool_options,
+    refuse_together,
+    refuse_unused,
     resolve_device,
     run_options,
     whole_numbers,
@@ -150,17 +151,11 @@ def episode(context: click.Context, /, **settings: Any) -> None:
 
 def _check_applicable(context: click.Context) -> None:
     """Refuse options that were given and would do nothing."""
-    given = [name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE]
     if context.params["protocol"] == META_DATASET:
-        useless = [f"--{name.replace('_', '-')}" for name in DRAWN_BY_META_DATASET if name in given]
-        if useless:
-            raise click.UsageError(
-                "--protocol meta-dataset draws ways, shots and queries as the class sizes: "
-                f"leave out {', '.join(useless)}",
-                context,
-            )
-    if "dirichlet_concentration" in given and "dirichlet" not in context.params["query_distribution"]:
-        raise click.UsageError("--dirichlet-concentration needs --query-distribution dirichlet", context)
+        why = "--protocol meta-dataset draws ways, shots and queries as the class sizes"
+        refuse_together(context, why, DRAWN_BY_META_DATASET)
+    is_dirichlet = "dirichlet" in context.params["query_distribution"]
+    refuse_unused(context, {"dirichlet_concentration": (is_dirichlet, "needs --query-distribution dirichlet")})
 
 
 def _methods(settings: Mapping[str, Any], context: click.Context) -> list[str]:

@@ -11,6 +11,7 @@ from fewshot.registry.episodic import METHODS, method_options
 from fewshot.registry.incremental import INCREMENTAL_METHODS, classifier_options
 
 from ..shared import output
+from ..shared.options import json_option
 
 __all__ = ["methods"]
 
@@ -18,7 +19,7 @@ Rows = list[dict[str, object]]
 
 
 @click.command(short_help="List the methods.")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables.")
+@json_option
 def methods(is_json: bool) -> None:
     """List the methods that --method takes, with their options.
 

@@ -21,7 +21,6 @@ from ..shared import output
 from ..shared.class_columns import check_columns
 from ..shared.options import describe_pool, load_pool
 from ..shared.tuned_option import TunedMethod, tuned_methods, with_tuned
-from ..shared.words import settings_as_options
 
 __all__ = ["DRAWN_BY_META_DATASET", "META_DATASET", "evaluated", "resolved"]
 
@@ -232,15 +231,13 @@ def _samplers(
     """Return a sampler for each run, all made before the first run, so that what is wrong shows at once."""
     shared = {"on_small_class": settings["on_small_class"], "class_names": pool.class_names}
     if n_shots is None:
-        with settings_as_options():
-            return {(asked[0], None): MetaDatasetSampler(pool.labels, **shared)}
+        return {(asked[0], None): MetaDatasetSampler(pool.labels, **shared)}
     shared |= {name: settings[name] for name in ("n_way", "protocol")}
-    with settings_as_options():
-        return {
-            (regime, n_shot): EpisodeSampler(pool.labels, n_shot=n_shot, **shared, **_sampler_words(regime))
-            for regime in asked
-            for n_shot in n_shots
-        }
+    return {
+        (regime, n_shot): EpisodeSampler(pool.labels, n_shot=n_shot, **shared, **_sampler_words(regime))
+        for regime in asked
+        for n_shot in n_shots
+    }
 
 
 def _sampler_words(regime: Regime) -> dict[str, Any]:

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
-from fewshot_episodes import Episode, EpisodeHash, EpisodeSampler
 
 from fewshot.episodic.em_dirichlet import INPUTS
-from fewshot.episodic.unem.model import LIKELIHOODS, UNEM
-from fewshot.episodic.unem.training import LOSSES, UNEMTrace, fit_unem
+from fewshot.episodic.unem.model import LIKELIHOODS
+from fewshot.episodic.unem.training import LOSSES
+from fewshot.evaluation.training import TrainingExperiment, run_training, untrained_model
 from fewshot.features import FeatureSet
 from fewshot.models import save_unem
 
@@ -25,27 +23,33 @@ from ..shared.options import (
     bundle,
     check_folder,
     choice,
+    default,
     describe_pool,
     document_head,
     load_pool,
+    number_list,
     pool_options,
+    refuse_unused,
     resolve_device,
     run_options,
+    small_class_option,
     whole_numbers,
 )
 from ..shared.tables import training_report
-from ..shared.words import settings_as_options
 
 __all__ = ["train"]
 
 MIX = "mix"
-_MIXED_WAYS = (2, 5, 10)
-# What the weights keep of how they were trained, and what is learned.
-_KEPT = ("n_way", "n_shot", "effective_ways", "n_episodes", "n_steps", "loss", "seed")
 _LEARNED = ("class_balance", "temperature", "scale")
+_FIELDS = [field.name for field in fields(TrainingExperiment)]
 _COUNT = click.IntRange(min=1)
-# How this command has what the sampler's messages name.
-_RENAMED = {"n_effective_way": "--effective-ways", "(on_small_class: skip)": "with --classes"}
+
+
+def _effective_ways(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...] | None:
+    """Read the list, or None for the mix, whose numbers depend on the pool."""
+    ways = whole_numbers(MIX)(context, parameter, value)
+    return None if ways == MIX else tuple(ways)
+
 
 _episode_options = bundle(
     click.option(
@@ -53,8 +57,7 @@ _episode_options = bundle(
     ),
     click.option(
         "--n-shot",
-        default="5",
-        callback=whole_numbers(),
+        **number_list(default(TrainingExperiment, "n_shot")),
         metavar="LIST",
         help="Support items per class. Numbers are learned for each; an episode takes those of the nearest.",
     ),
@@ -68,7 +71,7 @@ _episode_options = bundle(
     click.option(
         "--effective-ways",
         default=MIX,
-        callback=whole_numbers(MIX),
+        callback=_effective_ways,
         metavar="mix|LIST",
         help="How many classes of an episode have queries, such as 5 or 2,5,10; the episodes are spread over these. "
         "mix: 2, 5, 10 and n-way, so that the result is good at all of them.",
@@ -77,17 +80,29 @@ _episode_options = bundle(
         "--n-episodes",
         type=_COUNT,
         metavar="N",
-        default=200,
+        default=default(TrainingExperiment, "n_episodes"),
         help="Training episodes in all, for each number of shots.",
     ),
+    small_class_option,
 )
 
 _model_options = bundle(
-    click.option("--n-layers", type=_COUNT, metavar="N", default=10, help="EM steps, each with its own λ and T."),
-    click.option("--likelihood", default="gaussian", **choice(LIKELIHOODS), help="How a class spreads."),
+    click.option(
+        "--n-layers",
+        type=_COUNT,
+        metavar="N",
+        default=default(TrainingExperiment, "n_layers"),
+        help="EM steps, each with its own λ and T.",
+    ),
+    click.option(
+        "--likelihood",
+        default=default(TrainingExperiment, "likelihood"),
+        **choice(LIKELIHOODS),
+        help="How a class spreads.",
+    ),
     click.option(
         "--inputs",
-        default="embeddings",
+        default=default(TrainingExperiment, "inputs"),
         **choice(INPUTS),
         help="For the dirichlet likelihood: what the features are.",
     ),
@@ -97,7 +112,13 @@ _model_options = bundle(
         help="For the gaussian likelihood: take features as they are, as the paper does, not in units of each "
         "episode's scatter.",
     ),
-    click.option("--n-steps", type=_COUNT, metavar="N", default=100, help="Steps of Adam, each on all episodes."),
+    click.option(
+        "--n-steps",
+        type=_COUNT,
+        metavar="N",
+        default=default(TrainingExperiment, "n_steps"),
+        help="Steps of Adam, each on all episodes.",
+    ),
     click.option(
         "--learning-rate",
         type=click.FloatRange(min=0, min_open=True),
@@ -107,7 +128,7 @@ _model_options = bundle(
     ),
     click.option(
         "--loss",
-        default="nll",
+        default=default(TrainingExperiment, "loss"),
         **choice(tuple(LOSSES)),
         help="nll: negative log-likelihood of the right answers. double-softmax: the paper's.",
     ),
@@ -152,72 +173,76 @@ def unem(context: click.Context, /, **settings: Any) -> None:
       fewshot train unem --features digits --classes 0-4 --out unem.safetensors
       fewshot episode --features digits --classes 5-9 --method unem --weights unem.safetensors
     """  # noqa: D301 (click's own mark)
-    _check_applicable(context, settings)
-    check_folder(settings["out"])
+    experiment = TrainingExperiment(**{name: settings.pop(name) for name in _FIELDS})
+    _check_applicable(context, experiment)
+    files = TrainingFiles(**settings)
+    check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _train(settings)
+        document = document_head(context) | _train(files, experiment)
     document["warnings"] = noticed
-    output.publish(document, training_report(document), is_json=settings["is_json"])
+    output.publish(document, training_report(document), is_json=files.is_json)
 
 
-def _check_applicable(context: click.Context, settings: Mapping[str, Any]) -> None:
-    """Refuse options that would do nothing."""
-    is_gaussian = settings["likelihood"] == "gaussian"
-    if is_gaussian and settings["inputs"] != "embeddings":
-        raise click.UsageError("--inputs needs --likelihood dirichlet", context)
-    if not is_gaussian and settings["raw_scale"]:
-        raise click.UsageError("--raw-scale needs --likelihood gaussian", context)
+@dataclass(frozen=True, kw_only=True)
+class TrainingFiles:
+    """Where the command reads and writes, and how it runs."""
+
+    features: str
+    labels: str | None
+    classes: str | None
+    out: str
+    test_features: str | None
+    test_classes: str | None
+    device: str
+    is_json: bool
+    is_quiet: bool
 
 
-def _train(settings: dict[str, Any]) -> dict[str, Any]:
+def _check_applicable(context: click.Context, experiment: TrainingExperiment) -> None:
+    is_gaussian = experiment.likelihood == "gaussian"
+    rules = {
+        "inputs": (not is_gaussian, "needs --likelihood dirichlet"),
+        "raw_scale": (is_gaussian, "needs --likelihood gaussian"),
+    }
+    refuse_unused(context, rules)
+
+
+def _train(files: TrainingFiles, experiment: TrainingExperiment) -> dict[str, Any]:
     """Train, write the file, and return the document, less its head and warnings."""
-    device = resolve_device(settings["device"])
-    pool = load_pool(settings["features"], settings["labels"], settings["classes"]).to(device)
-    _check_test_classes(settings, pool)
-    settings = _resolved(settings, pool) | {"device": str(device)}
-    model = _untrained(settings).to(device)
-    check_columns({f"--inputs {settings['inputs']}": model}, pool, settings["classes"])
-    with settings_as_options(_RENAMED):
-        samplers = _samplers(settings, pool)
-    episodes, episode_hash = _draw(settings, pool, samplers)
-    trace = _fit(settings, model, episodes)
-    protocol = "; ".join(sampler.describe() for sampler in samplers)
-    training = {
-        **{name: settings[name] for name in _KEPT},
-        "class_names": list(pool.class_names),
-        "source": dict(pool.source),
-        "protocol": protocol,
-        "episode_hash": episode_hash,
-    }
-    save_unem(model, settings["out"], training)
+    device = resolve_device(files.device)
+    pool = load_pool(files.features, files.labels, files.classes).to(device)
+    _check_test_classes(files, pool)
+    check_columns({f"--inputs {experiment.inputs}": untrained_model(experiment)}, pool, files.classes)
+    remark = f"; nothing was written to {files.out}"
+    with output.Progress("steps", is_quiet=files.is_quiet, remark=remark) as progress:
+        progress.start("", experiment.n_steps)
+        result = run_training(
+            pool,
+            experiment,
+            progress=lambda step, loss, accuracy: progress.update(
+                step, f"loss {loss:.4f}, training accuracy {100 * accuracy:.1f} %"
+            ),
+        )
+    save_unem(result.model, files.out, result.training)
+    resolved = {"n_way": result.n_way, "effective_ways": list(result.effective_ways), "device": str(device)}
     return {
-        "settings": settings,
-        "features": describe_pool(settings["features"], pool),
-        "protocol": protocol,
-        "training": training,
-        "trace": {"loss": trace.loss.tolist(), "accuracy": trace.accuracy.tolist()},
-        "schedule": {"n_shot": list(model.shots)} | {name: getattr(model, name).tolist() for name in _LEARNED},
-        "next_command": _next_command(settings),
+        "settings": {**asdict(files), **asdict(experiment), **resolved},
+        "features": describe_pool(files.features, pool),
+        "protocol": result.protocol,
+        "training": result.training,
+        "trace": {"loss": result.trace.loss.tolist(), "accuracy": result.trace.accuracy.tolist()},
+        "schedule": {"n_shot": list(result.model.shots)}
+        | {name: getattr(result.model, name).tolist() for name in _LEARNED},
+        "next_command": _next_command(files),
     }
 
 
-def _untrained(settings: Mapping[str, Any]) -> UNEM:
-    return UNEM(
-        settings["n_layers"],
-        shots=settings["n_shot"],
-        likelihood=settings["likelihood"],
-        inputs=settings["inputs"],
-        is_relative=not settings["raw_scale"],
-    )
-
-
-def _check_test_classes(settings: Mapping[str, Any], pool: FeatureSet) -> None:
+def _check_test_classes(files: TrainingFiles, pool: FeatureSet) -> None:
     """Refuse to train on classes that are to be tested on."""
-    if settings["test_features"] is None and settings["test_classes"] is None:
+    if files.test_features is None and files.test_classes is None:
         return
-    is_own = settings["test_features"] is None
-    labels = settings["labels"] if is_own else None
-    tested = load_pool(settings["features"] if is_own else settings["test_features"], labels, settings["test_classes"])
+    features, labels = (files.features, files.labels) if files.test_features is None else (files.test_features, None)
+    tested = load_pool(features, labels, files.test_classes)
     shared = [name for name in pool.class_names if name in tested.class_names]
     if shared:
         raise ValueError(
@@ -226,76 +251,10 @@ def _check_test_classes(settings: Mapping[str, Any], pool: FeatureSet) -> None:
         )
 
 
-def _resolved(settings: Mapping[str, Any], pool: FeatureSet) -> dict[str, Any]:
-    """Fill in the defaults that depend on the data and on other settings."""
-    n_way = settings["n_way"] or min(20, pool.n_classes)
-    ways = settings["effective_ways"]
-    if ways == MIX:
-        ways = sorted({k for k in _MIXED_WAYS if k < n_way} | {n_way})
-    if settings["n_episodes"] < len(ways):
-        raise ValueError(
-            f"--n-episodes {settings['n_episodes']} cannot cover {len(ways)} numbers of effective ways {ways}"
-        )
-    return {**settings, "n_way": n_way, "effective_ways": ways}
-
-
-def _samplers(settings: Mapping[str, Any], pool: FeatureSet) -> list[EpisodeSampler]:
-    """Return a sampler for each number of shots and of effective ways."""
-    sizes = pool.class_counts().sort().values
-    return [
-        EpisodeSampler(
-            pool.labels,
-            settings["n_way"],
-            n_shot,
-            n_query_total=settings["n_query_total"] or max(1, min(75, int((sizes[:k] - n_shot).sum()))),
-            query_distribution="uniform",
-            n_effective_way=k,
-            class_names=pool.class_names,
-        )
-        for n_shot in settings["n_shot"]
-        for k in settings["effective_ways"]
-    ]
-
-
-def _draw(settings: Mapping[str, Any], pool: FeatureSet, samplers: list[EpisodeSampler]) -> tuple[list[Episode], str]:
-    """Draw the training episodes, about as many of each sampler, and return their hash."""
-    generator = torch.Generator().manual_seed(settings["seed"])
-    fingerprint = EpisodeHash()
-    episodes = []
-    n_each, n_rest = divmod(settings["n_episodes"], len(settings["effective_ways"]))
-    for position, sampler in enumerate(samplers):
-        is_rest = position % len(settings["effective_ways"]) < n_rest
-        index = sampler.sample(n_each + is_rest, generator=generator)
-        fingerprint.update(index)
-        episodes.append(index.gather(pool.features))
-    return episodes, fingerprint.hexdigest()
-
-
-def _fit(settings: Mapping[str, Any], model: UNEM, episodes: list[Episode]) -> UNEMTrace:
-    remark = f"; nothing was written to {settings['out']}"
-    with output.Progress("steps", is_quiet=settings["is_quiet"], remark=remark) as progress:
-        progress.start("", settings["n_steps"])
-        trace = fit_unem(
-            model,
-            episodes,
-            n_steps=settings["n_steps"],
-            learning_rate=settings["learning_rate"],
-            loss=settings["loss"],
-            progress=lambda step, loss, accuracy: progress.update(
-                step, f"loss {loss:.4f}, training accuracy {100 * accuracy:.1f} %"
-            ),
-        )
-    if not math.isfinite(trace.loss[-1]):
-        raise ValueError(
-            f"the loss is no longer a number: lower --learning-rate; nothing was written to {settings['out']}"
-        )
-    return trace
-
-
-def _next_command(settings: Mapping[str, Any]) -> str:
+def _next_command(files: TrainingFiles) -> str:
     """Return the command that uses the file."""
-    features = settings["test_features"] or (settings["features"] if settings["test_classes"] else None)
+    features = files.test_features or (files.features if files.test_classes else None)
     chosen = shlex.quote(features) if features else "FEATURES_OF_OTHER_CLASSES"
-    classes = f" --classes {shlex.quote(settings['test_classes'])}" if settings["test_classes"] else ""
-    weights = shlex.quote(str(Path(settings["out"])))
+    classes = f" --classes {shlex.quote(files.test_classes)}" if files.test_classes else ""
+    weights = shlex.quote(str(Path(files.out)))
     return f"fewshot episode --features {chosen}{classes} --method unem --weights {weights}"

@@ -8,7 +8,6 @@ from typing import Any
 
 import click
 import torch
-from click.core import ParameterSource
 from fewshot_episodes import EpisodeSampler
 from fewshot_episodes.sampler import QUERY_DISTRIBUTIONS
 
@@ -31,11 +30,11 @@ from ..shared.options import (
     episode_limits,
     load_pool,
     pool_options,
+    refuse_unused,
     resolve_device,
     run_options,
     whole_numbers,
 )
-from ..shared.words import settings_as_options
 from .arguments import listed_words, optional_numbers
 from .run import regimes
 from .tune_table import tune_report
@@ -173,16 +172,13 @@ def tune(context: click.Context, /, **settings: Any) -> None:
 def _check_applicable(context: click.Context) -> None:
     """Refuse options that were given and would do nothing."""
     distributions = context.params["query_distribution"]
-    is_of_use = {
-        "dirichlet_concentration": "dirichlet" in distributions,
-        "n_query": "balanced" in distributions,
-        "n_query_total": distributions != ["balanced"],
+    why = f"does nothing with --query-distribution {','.join(distributions)}"
+    rules = {
+        "dirichlet_concentration": ("dirichlet" in distributions, why),
+        "n_query": ("balanced" in distributions, why),
+        "n_query_total": (distributions != ["balanced"], why),
     }
-    for name, is_used in is_of_use.items():
-        if not is_used and context.get_parameter_source(name) is ParameterSource.COMMANDLINE:
-            raise click.UsageError(
-                f"--{name.replace('_', '-')} does nothing with --query-distribution {','.join(distributions)}", context
-            )
+    refuse_unused(context, rules)
 
 
 def _tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -191,8 +187,7 @@ def _tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
     n_combinations, tried = _candidates(settings)
     pool = load_pool(settings["features"], settings["labels"], settings["classes"]).to(device)
     check_columns({settings["method"]: build_method(tried[0].method)}, pool, settings["classes"])
-    with settings_as_options():
-        samplers = _samplers(settings, pool)
+    samplers = _samplers(settings, pool)
     found = _run(settings, pool, samplers, tried)
     return {
         "method": found.chosen.candidate.method,

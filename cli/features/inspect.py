@@ -13,7 +13,7 @@ from fewshot.features import FeatureSet, load_features
 from fewshot.features.store.layout import StoreFolder
 
 from ..shared import output
-from ..shared.options import check_folder, document_head
+from ..shared.options import check_folder, document_head, json_option
 from ..shared.tables import fact_lines
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ _N_IN_LEGEND = 20
     "--rows", "n_rows", type=click.IntRange(min=3), metavar="N", default=2000, help="Rows on the map, drawn at random."
 )
 @click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Decides the map.")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables.")
+@json_option
 @click.pass_context
 def inspect(context: click.Context, /, **settings: Any) -> None:
     """Say what is in a feature store or file and how it was made.

@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
+from fewshot.checks import did_you_mean
 from fewshot.models import load_classifier, save_classifier
 
 from ..shared import output
 from ..shared.options import document_head
-from ..shared.words import did_you_mean
 
 __all__ = ["forget"]
 

@@ -6,29 +6,38 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 import numpy as np
 import torch
+from click.core import ParameterSource
 
 import fewshot
-from fewshot.checks import check_choice
+from fewshot.checks import check_choice, did_you_mean
 from fewshot.features import FeatureSet, load_features
-
-from .words import did_you_mean
 
 __all__ = [
     "bundle",
     "check_folder",
     "choice",
     "class_positions",
+    "default",
     "describe_pool",
+    "device_option",
     "document_head",
+    "flag",
+    "given_options",
+    "json_option",
     "load_pool",
+    "number_list",
     "pool_options",
+    "quiet_option",
+    "refuse_together",
+    "refuse_unused",
     "resolve_device",
     "run_options",
     "run_options_with",
@@ -51,6 +60,60 @@ def bundle(*decorators: Decorator) -> Callable[[Command], Command]:
         return command
 
     return decorate
+
+
+def default(settings: type, name: str) -> Any:
+    """Return the default of a field of a library's settings, for the option of that name.
+
+    A field whose default depends on others, which is None, makes an option without a default.
+    """
+    field = next(field for field in fields(settings) if field.name == name)
+    return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def given_options(context: click.Context) -> set[str]:
+    """Return the names of the parameters that stand on the command line."""
+    return {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+
+
+def flag(context: click.Context, name: str) -> str:
+    """Return an option as people write it."""
+    return next(parameter.opts[0] for parameter in context.command.params if parameter.name == name)
+
+
+def refuse_unused(context: click.Context, rules: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuse options that were given and would do nothing.
+
+    Parameters
+    ----------
+    context
+    rules
+        For a parameter, whether it is of use, and else why not: the sentence after the option's name, such as
+        ``"needs --test"``.
+
+    Raises
+    ------
+    click.UsageError
+        If an option of no use was given.
+    """
+    given = given_options(context)
+    for name, (is_of_use, why) in rules.items():
+        if name in given and not is_of_use:
+            raise click.UsageError(f"{flag(context, name)} {why}", context)
+
+
+def refuse_together(context: click.Context, why: str, names: Iterable[str]) -> None:
+    """Refuse options that another one, named in ``why``, decides: all that were given, in one message.
+
+    Raises
+    ------
+    click.UsageError
+        If any was given.
+    """
+    given = given_options(context)
+    useless = [flag(context, name) for name in names if name in given]
+    if useless:
+        raise click.UsageError(f"{why}: leave out {', '.join(useless)}", context)
 
 
 def choice(words: Sequence[str]) -> dict[str, Any]:
@@ -78,6 +141,15 @@ def whole_numbers(*words: str) -> Callback:
         return list(dict.fromkeys(int(part) for part in parts))
 
     return read
+
+
+def number_list(default: Sequence[int]) -> dict[str, Any]:
+    """Return what makes an option take whole numbers separated by commas, as a tuple."""
+
+    def read(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
+        return tuple(int(number) for number in whole_numbers()(context, parameter, value))
+
+    return {"default": ",".join(map(str, default)), "callback": read}
 
 
 pool_options = bundle(
@@ -111,6 +183,13 @@ dirichlet_option = click.option(
     help="The smaller, the more skewed the class shares.",
 )
 
+small_class_option = click.option(
+    "--on-small-class",
+    default="error",
+    **choice(("error", "skip")),
+    help="What to do about a class with too few items.",
+)
+
 episode_limits = bundle(
     click.option(
         "--batch-size",
@@ -119,24 +198,25 @@ episode_limits = bundle(
         default=64,
         help="Episodes at once: sets the memory used and changes no result.",
     ),
-    click.option(
-        "--on-small-class",
-        default="error",
-        **choice(("error", "skip")),
-        help="What to do about a class with too few items.",
-    ),
+    small_class_option,
 )
+
+
+device_option = click.option(
+    "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
+)
+
+json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables.")
+quiet_option = click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr.")
 
 
 def run_options_with(seed_help: str) -> Callable[[Command], Command]:
     """Return the options of how a command runs, ``seed_help`` saying what the seed decides."""
     return bundle(
         click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help=seed_help),
-        click.option(
-            "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
-        ),
-        click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
-        click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
+        device_option,
+        json_option,
+        quiet_option,
     )
 
 

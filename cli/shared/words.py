@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import difflib
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 
 from fewshot.checks import deprecation_note
 
 __all__ = [
     "RENAMED_OPTIONS",
-    "as_options",
     "counted",
     "current_words",
-    "did_you_mean",
     "option_name",
     "percent",
-    "settings_as_options",
 ]
-
-_SETTING = re.compile(r"\b(?:n_(?:way|shot|query_total|query|effective_way)|query_distribution)\b")
-_NO_NAMES: Mapping[str, str] = {}
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -44,42 +35,6 @@ def percent(share: float | None) -> str:
     ('50 %', '99 %', '100 %', '–')
     """
     return "–" if share is None or share != share else f"{int(100 * share + 1e-9)} %"
-
-
-@contextmanager
-def settings_as_options(renamed: Mapping[str, str] = _NO_NAMES) -> Iterator[None]:
-    """Let an error of what draws episodes name the options of the command, see `as_options`."""
-    try:
-        yield
-    except ValueError as error:
-        raise ValueError(as_options(str(error), renamed)) from error
-
-
-def as_options(text: str, renamed: Mapping[str, str] = _NO_NAMES) -> str:
-    """Write the settings that a message names as options; first, as ``renamed`` has them.
-
-    Examples
-    --------
-    >>> as_options("fewer than n_shot + n_query = 25: leave some out (on_small_class: skip)")
-    'fewer than --n-shot + --n-query = 25: leave some out (--on-small-class skip)'
-    """
-    for name, word in (*renamed.items(), ("on_small_class: ", "--on-small-class ")):
-        text = text.replace(name, word)
-    return _SETTING.sub(lambda found: f"--{found[0].replace('_', '-')}", text)
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``": did you mean 'x'?"`` with the nearest known word, or ``"."`` if none is near.
-
-    Examples
-    --------
-    >>> did_you_mean("epsode", ["episode", "train"])
-    ": did you mean 'episode'?"
-    >>> did_you_mean("x", ["episode", "train"])
-    '.'
-    """
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {nearest[0]!r}?" if nearest else "."
 
 
 # Settings of the library whose option has another name than ``--`` and the setting's own.

@@ -26,10 +26,19 @@ class SettingError(ValueError):
     'n_shot + n_query must be at most 20, got 25'
     >>> error.worded(lambda name: "--" + name.replace("_", "-"))
     '--n-shot + --n-query must be at most 20, got 25'
+    >>> str(error.renamed(n_query="n_queries"))
+    'n_shot + n_queries must be at most 20, got 25'
     """
 
     def __str__(self) -> str:
         return self.worded(str)
+
+    def renamed(self, **names: str) -> SettingError:
+        """Return the same error for settings that the caller has under other names."""
+        message, *values = self.args
+        own = _Names(lambda name: f"{{{names.get(name, name)}}}")
+        keep = [f"{{{position}}}" for position in range(len(values))]
+        return SettingError(Formatter().vformat(message, keep, own), *values)
 
     def worded(self, name_of: Callable[[str], str]) -> str:
         """Return the message with each setting under another name, such as that of a command's option."""

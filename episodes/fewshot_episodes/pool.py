@@ -11,6 +11,7 @@ from torch.nn import functional as F  # noqa: N812
 
 from fewshot_episodes.draws import distinct_indices
 from fewshot_episodes.episode import EpisodeIndex, concatenate
+from fewshot_episodes.errors import SettingError
 
 __all__ = ["BLOCK_SIZE", "ClassPool", "Sampler", "class_pool", "draw_batches", "pick_items"]
 
@@ -83,7 +84,7 @@ def without_small_classes(
     labels : Tensor (n,), integer
     needed : int
     why : str
-        What needs as many, for the message.
+        The need in words, for the message; names settings in braces, as `SettingError` takes them.
     on_small_class : {"error", "skip"}
     class_names : sequence of str or None
         For the message, by label.
@@ -100,16 +101,19 @@ def without_small_classes(
         If a class is too small and ``on_small_class`` is "error", or it is neither word.
     """
     if on_small_class not in ("error", "skip"):
-        raise ValueError(f"on_small_class must be one of error, skip; got {on_small_class!r}")
+        raise SettingError("{on_small_class} must be one of error, skip; got {0!r}", on_small_class)
     pool = class_pool(labels)
     is_small = pool.sizes < needed
     small = pool.class_ids[is_small].tolist()
     if small and on_small_class == "error":
         name = f"class {small[0]}" if class_names is None else f"class {class_names[small[0]]!r}"
         others = f" (and {len(small) - 1} more such classes)" if len(small) > 1 else ""
-        raise ValueError(
-            f"{name} has {int(pool.sizes[is_small][0])} items, fewer than {why} = {needed}{others}: "
-            "ask for less, or leave small classes out (on_small_class: skip)"
+        raise SettingError(
+            f"{{0}} has {{1}} items, fewer than {why} = {{2}}{others}: "
+            "ask for less, or leave small classes out ({on_small_class}=skip)",
+            name,
+            int(pool.sizes[is_small][0]),
+            needed,
         )
     return pool.only(~is_small), tuple(small)
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from fewshot_episodes.draws import dirichlet_shares, distinct_indices, pooled_counts, proportional_counts
 from fewshot_episodes.episode import EpisodeIndex
+from fewshot_episodes.errors import SettingError
 from fewshot_episodes.pool import ClassPool, compacted, draw_batches, pick_items, without_small_classes
 
 __all__ = ["PROTOCOLS", "QUERY_DISTRIBUTIONS", "EpisodeSampler"]
@@ -114,8 +115,8 @@ class EpisodeSampler:
 
     @property
     def _needed_why(self) -> str:
-        n_query = "1 query" if self.n_query is None else "n_query"
-        return f"n_shot + {n_query}" if self.is_disjoint else f"the larger of n_shot and {n_query}"
+        n_query = "1 query" if self.n_query is None else "{n_query}"
+        return f"{{n_shot}} + {n_query}" if self.is_disjoint else f"the larger of {{n_shot}} and {n_query}"
 
     @property
     def n_queries(self) -> int:
@@ -184,27 +185,36 @@ class EpisodeSampler:
 
 
 def _check_settings(sampler: EpisodeSampler) -> None:
+    _check_ranges(sampler)
+    for name, known in (("query_distribution", QUERY_DISTRIBUTIONS), ("protocol", PROTOCOLS)):
+        if getattr(sampler, name) not in known:
+            raise SettingError(f"{{{name}}} must be one of {', '.join(known)}; got {{0!r}}", getattr(sampler, name))
+    _check_query_counts(sampler)
+
+
+def _check_ranges(sampler: EpisodeSampler) -> None:
     for name in ("n_way", "n_shot", "n_effective_way", "n_query", "n_query_total"):
         value = getattr(sampler, name)
         if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, got {value}")
+            raise SettingError(f"{{{name}}} must be at least 1, got {{0}}", value)
     if sampler.n_effective_way > sampler.n_way:
-        raise ValueError(f"n_effective_way = {sampler.n_effective_way} exceeds n_way = {sampler.n_way}")
+        raise SettingError("{n_effective_way} = {0} exceeds {n_way} = {1}", sampler.n_effective_way, sampler.n_way)
     if not sampler.dirichlet_concentration > 0:
-        raise ValueError(f"dirichlet_concentration must be positive, got {sampler.dirichlet_concentration}")
-    for name, value, known in (
-        ("query_distribution", sampler.query_distribution, QUERY_DISTRIBUTIONS),
-        ("protocol", sampler.protocol, PROTOCOLS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}; got {value!r}")
+        raise SettingError("{dirichlet_concentration} must be positive, got {0}", sampler.dirichlet_concentration)
+
+
+def _check_query_counts(sampler: EpisodeSampler) -> None:
+    """Check that the number of queries is given per class where the classes are balanced, and in all otherwise."""
     is_balanced = sampler.query_distribution == "balanced"
     needed, other = ("n_query", "n_query_total") if is_balanced else ("n_query_total", "n_query")
     if getattr(sampler, needed) is None or getattr(sampler, other) is not None:
         meaning = "queries per class" if is_balanced else "queries in all, the counts per class being drawn"
-        raise ValueError(
-            f"query_distribution={sampler.query_distribution!r} takes {needed} ({meaning}) and not {other}; "
-            f"got n_query={sampler.n_query}, n_query_total={sampler.n_query_total}"
+        raise SettingError(
+            f"{{query_distribution}}={{0!r}} takes {{{needed}}} ({meaning}) and not {{{other}}}; "
+            "got {n_query}={1}, {n_query_total}={2}",
+            sampler.query_distribution,
+            sampler.n_query,
+            sampler.n_query_total,
         )
 
 
@@ -212,13 +222,16 @@ def _check_pool(sampler: EpisodeSampler, pool: ClassPool) -> None:
     n_classes = len(pool.sizes)
     if n_classes < sampler.n_way:
         skipped = f" after leaving {len(sampler.skipped_class_ids)} small ones out" if sampler.skipped_class_ids else ""
-        raise ValueError(f"n_way = {sampler.n_way} exceeds the {n_classes} classes of the pool{skipped}")
+        raise SettingError("{n_way} = {0} exceeds the {1} classes of the pool{2}", sampler.n_way, n_classes, skipped)
     if sampler.n_query is not None:
         return
     available = pool.sizes - (sampler.n_shot if sampler.is_disjoint else 0)
     fewest = int(available.sort().values[: sampler.n_effective_way].sum())
     if fewest < sampler.n_queries:
-        raise ValueError(
-            f"the {sampler.n_effective_way} smallest classes have {fewest} items left for queries, fewer than "
-            f"n_query_total = {sampler.n_queries}: ask for fewer queries, or for more effective ways"
+        raise SettingError(
+            "the {0} smallest classes have {1} items left for queries, fewer than {n_query_total} = {2}: "
+            "ask for fewer queries, or for more effective ways",
+            sampler.n_effective_way,
+            fewest,
+            sampler.n_queries,
         )

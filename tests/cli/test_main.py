@@ -185,7 +185,7 @@ def test_small_classes_are_skipped_by_name(tmp_path: Path) -> None:
     assert document(*words, "--on-small-class", "skip")["results"][0]["skipped_classes"] == ["kiwi"]
     assert fails(1, *words).startswith(
         "Error: class 'kiwi' has 4 items, fewer than --n-shot + --n-query = 7: ask for less, or leave small classes "
-        "out (--on-small-class skip)"
+        "out (--on-small-class=skip)"
     )
 
 
@@ -443,7 +443,7 @@ def test_training_spreads_the_episodes_and_lowers_what_small_classes_cannot_give
     assert "--effective-ways = 5 exceeds --n-way = 4" in fails(1, *words, "--effective-ways", 5)
     told = fails(1, *words, "--n-shot", 9)
     assert "class 'crow' has 9 items" in told
-    assert told.endswith("leave small classes out with --classes")
+    assert told.endswith("leave small classes out (--on-small-class=skip)")
     assert "cannot cover 3 numbers" in fails(1, *words, "--n-episodes", 2, "--effective-ways", "1,2,4")
 
 

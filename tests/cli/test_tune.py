@@ -206,7 +206,7 @@ def test_a_held_option_stays(features: Path) -> None:
         (2, ("--dirichlet-concentration", 1), "--dirichlet-concentration does nothing with --query-distribution"),
         (2, ("--query-distribution", "uniform"), "--n-query does nothing with --query-distribution uniform"),
         (2, ("--query-distribution", "balance"), "unknown word 'balance': did you mean 'balanced'?"),
-        (1, ("--n-shot", 40), "ask for less, or leave small classes out (--on-small-class skip)"),
+        (1, ("--n-shot", 40), "ask for less, or leave small classes out (--on-small-class=skip)"),
         (1, ("--out", "no/such/t.json"), "Error: no such folder: no/such: create it before writing t.json"),
     ],
 )  # fmt: skip

@@ -126,7 +126,7 @@ def test_meta_dataset_skips_small_classes():
     labels = pool_of([4, 1, 6, 1, 3], [10, 20, 30, 40, 50])
     message = (
         "class 20 has 1 items, fewer than one support item + one query = 2 (and 1 more such classes): "
-        "ask for less, or leave small classes out (on_small_class: skip)"
+        "ask for less, or leave small classes out (on_small_class=skip)"
     )
     with refuses(ValueError, message):
         MetaDatasetSampler(labels, min_way=2)

@@ -328,27 +328,27 @@ NAMES = {10: "owl", 20: "crow", 40: "tit", 41: "jay", 45: "kite"}
         (
             {"n_shot": 2, "n_query": 2},
             "class 20 has 3 items, fewer than n_shot + n_query = 4: "
-            "ask for less, or leave small classes out (on_small_class: skip)",
+            "ask for less, or leave small classes out (on_small_class=skip)",
         ),
         (
             {"n_shot": 2, "n_query": 3, "class_names": NAMES},
             "class 'crow' has 3 items, fewer than n_shot + n_query = 5 (and 1 more such classes): "
-            "ask for less, or leave small classes out (on_small_class: skip)",
+            "ask for less, or leave small classes out (on_small_class=skip)",
         ),
         (
             {"n_shot": 3, "n_query_total": 1, "query_distribution": "uniform"},
             "class 20 has 3 items, fewer than n_shot + 1 query = 4: "
-            "ask for less, or leave small classes out (on_small_class: skip)",
+            "ask for less, or leave small classes out (on_small_class=skip)",
         ),
         (
             {"n_shot": 2, "n_query": 4, "protocol": "unem-official"},
             "class 20 has 3 items, fewer than the larger of n_shot and n_query = 4: "
-            "ask for less, or leave small classes out (on_small_class: skip)",
+            "ask for less, or leave small classes out (on_small_class=skip)",
         ),
         (
             {"n_shot": 7, "n_query_total": 4, "query_distribution": "dirichlet", "protocol": "unem-official"},
             "class 10 has 6 items, fewer than the larger of n_shot and 1 query = 7 (and 2 more such classes): "
-            "ask for less, or leave small classes out (on_small_class: skip)",
+            "ask for less, or leave small classes out (on_small_class=skip)",
         ),
     ],
 )
@@ -362,7 +362,7 @@ def test_a_small_class_is_named_by_its_label_in_a_list_of_names():
     with refuses(
         ValueError,
         "class 'b' has 1 items, fewer than n_shot + n_query = 2: "
-        "ask for less, or leave small classes out (on_small_class: skip)",
+        "ask for less, or leave small classes out (on_small_class=skip)",
     ):
         EpisodeSampler(torch.tensor([0, 0, 2, 2, 1]), 2, 1, 1, class_names=["a", "b", "c"])
 

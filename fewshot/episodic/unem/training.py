@@ -14,11 +14,14 @@ from fewshot.checks import check_choice, check_positive
 from fewshot.episodic.unem.model import UNEM, PreparedEpisode
 from fewshot.metrics.classification import episode_accuracy
 
-__all__ = ["LOSSES", "UNEMTrace", "double_softmax_loss", "fit_unem", "nll_loss"]
+__all__ = ["LOSSES", "Progress", "UNEMTrace", "double_softmax_loss", "fit_unem", "nll_loss"]
+
+# Called after each step with its number, the loss and the training accuracy.
+Progress = Callable[[int, float, float], None]
 
 
 class UNEMTrace(NamedTuple):
-    """What training saw.
+    """Loss and accuracy at each step of the training.
 
     Attributes
     ----------
@@ -74,7 +77,7 @@ def fit_unem(
     learning_rate: float | None = None,
     decay_every: int = 50,
     loss: str = "nll",
-    progress: Callable[[int, float, float], None] | None = None,
+    progress: Progress | None = None,
 ) -> UNEMTrace:
     """Learn λ, T and the scale of a model on labelled episodes, by Adam on all of them at each step.
 
@@ -109,9 +112,7 @@ def fit_unem(
     ------
     [UNEM] training of the released code: full batch, the same tasks at every step, no early stop.
     """
-    batches = [episodes] if isinstance(episodes, Episode) else list(episodes)
-    if not batches or any(episode.query_labels is None for episode in batches):
-        raise ValueError("training needs at least one batch of episodes, all with query_labels")
+    batches = _labelled_batches(episodes)
     check_positive("n_steps", n_steps)
     compute_loss = LOSSES[check_choice("loss", loss, LOSSES)]
     if learning_rate is None:
@@ -131,6 +132,13 @@ def fit_unem(
             progress(step + 1, float(seen[-1][0]), float(seen[-1][1]))
     model.origin = f"trained for {n_steps} steps on {sum(_n_episodes(episode) for episode in batches)} episodes"
     return UNEMTrace(*torch.stack(seen).unbind(-1))
+
+
+def _labelled_batches(episodes: Episode | Sequence[Episode]) -> list[Episode]:
+    batches = [episodes] if isinstance(episodes, Episode) else list(episodes)
+    if not batches or any(episode.query_labels is None for episode in batches):
+        raise ValueError("training needs at least one batch of episodes, all with query_labels")
+    return batches
 
 
 def _backward(
