@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fewshot.features import FeatureSet
-from fewshot.features.extraction.loop import extract_shards, prepare_store
+from fewshot.features.extraction.batches import default_n_workers
+from fewshot.features.extraction.loop import extract_shards
+from fewshot.features.extraction.to_store import ExtractSettings, prepare_store
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.listing import find_images, read_bytes, walk_folder
 from fewshot.features.images.records import ImageRecord, is_image_name
@@ -192,11 +194,15 @@ def extract_folder(
     ValueError
         If no image could be read.
     """
-    store = prepare_store(made, path, scratch, labels=labels, dtype="float32", shard_size=_SHARD_SIZE)
-    is_large = store.head.n_images >= _N_FOR_WORKERS
-    n_workers = min(8, max(1, (os.cpu_count() or 1) // 2)) if is_large else 0
-    shards = range(store.head.n_shards)
-    extract_shards(made, store, shards, batch_size=_BATCH_SIZE, n_workers=n_workers, progress=progress)
+    store = prepare_store(made, path, scratch, ExtractSettings(labels=labels, dtype="float32", shard_size=_SHARD_SIZE))
+    extract_shards(
+        made,
+        store,
+        range(store.head.n_shards),
+        batch_size=_BATCH_SIZE,
+        n_workers=default_n_workers() if store.head.n_images >= _N_FOR_WORKERS else 0,
+        progress=lambda report: progress(report.n_done, report.n_failed),
+    )
     found = FeatureStore.open(scratch)
     if not found.n:
         raise ValueError(f"{_none_read(f'in {path}', found.failures.values())}: are they images?")

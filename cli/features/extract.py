@@ -5,28 +5,30 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import click
 from rich.console import RenderableType
 
-from fewshot.features.extraction.loop import Extraction, extract_shards, prepare_store
-from fewshot.features.extraction.ray import extract_on_ray
+from fewshot.features.extraction.batches import default_n_workers
+from fewshot.features.extraction.loop import ExtractReport, RunFigures
+from fewshot.features.extraction.to_store import ENGINES, Extraction, ExtractSettings, extract_store
 from fewshot.features.families import extractor, parse_options, split_name
 from fewshot.features.frozen import PRECISIONS, Extractor
-from fewshot.features.store.layout import DTYPES, StoreFolder
-from fewshot.features.store.writing import delete_store
+from fewshot.features.store.layout import DTYPES
 
 from ..shared import output
-from ..shared.options import DEVICES, bundle, choice, document_head, resolve_device
+from ..shared.options import DEVICES, bundle, choice, default, document_head, resolve_device
 from ..shared.tables import fact_lines
 
 __all__ = ["extract"]
 
 _COUNT = click.IntRange(min=1)
 _N_SHOWN = 5
-ENGINES = ("local", "ray")
+_default = partial(default, ExtractSettings)
 
 _what_options = bundle(
     click.option("--images", metavar="DIR", required=True, help="A folder of images, or of .tar archives of them."),
@@ -41,7 +43,7 @@ _what_options = bundle(
     click.option(
         "--labels",
         metavar="folder|none|FILE",
-        default="auto",
+        default=_default("labels"),
         help="folder: the first folder of an image's path is its class. FILE: a CSV with columns file and label. auto: "
         "folder if every image lies in one, else none.",
     ),
@@ -77,10 +79,19 @@ _how_options = bundle(
         help="Of the arithmetic; features of two precisions are not mixed.",
     ),
     click.option(
-        "--dtype", default="float16", **choice(DTYPES), help="On disk; float16 is half the size and off by 0.05 %."
+        "--dtype",
+        default=_default("dtype"),
+        **choice(DTYPES),
+        help="On disk; float16 is half the size and off by 0.05 %.",
     ),
-    click.option("--shard-size", type=_COUNT, metavar="N", default=4096, help="Rows per file of the store."),
-    click.option("--batch-size", type=_COUNT, metavar="N", default=64, help="Images at once."),
+    click.option(
+        "--shard-size",
+        type=_COUNT,
+        metavar="N",
+        default=_default("shard_size"),
+        help="Rows per file of the store.",
+    ),
+    click.option("--batch-size", type=_COUNT, metavar="N", default=_default("batch_size"), help="Images at once."),
     click.option(
         "--workers",
         type=click.IntRange(min=0),
@@ -90,7 +101,7 @@ _how_options = bundle(
     ),
     click.option(
         "--engine",
-        default="local",
+        default=_default("engine"),
         **choice(ENGINES),
         help="local: this process; started by torchrun, its share of the shards. ray: the workers of a Ray cluster.",
     ),
@@ -117,7 +128,24 @@ _how_options = bundle(
 @_what_options
 @_how_options
 @click.pass_context
-def extract(context: click.Context, /, **settings: Any) -> None:
+def extract(
+    context: click.Context,
+    /,
+    images: str,
+    name: str,
+    out: str,
+    weights: str | None,
+    layers: tuple[str, ...],
+    options: tuple[str, ...],
+    precision: str,
+    workers: int | None,
+    is_resumed: bool,
+    max_failures: int | None,
+    device: str,
+    is_json: bool,
+    is_quiet: bool,
+    **settings: Any,
+) -> None:
     """Extract features from images once, into a store that every other command reads.
 
     A run that is stopped, even killed, goes on where it was with the same command. Images that cannot be read are
@@ -129,100 +157,91 @@ def extract(context: click.Context, /, **settings: Any) -> None:
       fewshot extract --images photos/ --out store/
       fewshot episode --features store/ --method unem
     """  # noqa: D301 (click's own mark)
-    settings = _resolved(settings)
+    place = _place(device)
+    workers = default_n_workers() if workers is None else workers
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _extracted(settings)
-    document["warnings"] = [*noticed, *_failure_warnings(document)]
-    output.publish(document, _report(document), is_json=settings["is_json"])
-    if settings["max_failures"] is not None and len(document["failures"]) > settings["max_failures"]:
+        network = extractor(name, weights, precision=precision, device=place, **_options(name, options, layers))
+        with _bar(is_quiet) as progress:
+            extraction = extract_store(
+                network,
+                images,
+                out,
+                ExtractSettings(**settings),
+                n_workers=workers,
+                rank=rank,
+                world_size=world_size,
+                is_resumed=is_resumed,
+                progress=progress,
+            )
+    words = context.params | {"workers": workers, "rank": rank, "world_size": world_size, "device": place}
+    document = document_head(context) | {"settings": words} | _document(out, network, extraction)
+    document["warnings"] = [*noticed, *_warnings(extraction)]
+    output.publish(document, _report(name, out, network, extraction), is_json=is_json)
+    if max_failures is not None and len(extraction.failures) > max_failures:
         context.exit(1)
 
 
-def _resolved(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Fill in what depends on the machine and on who started the process."""
-    n_workers = settings["workers"]
-    if n_workers is None:
-        n_workers = min(8, max(1, (os.cpu_count() or 1) // 2))
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = str(resolve_device(settings["device"]))
-    if device == "cuda":
-        device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return {**settings, "workers": n_workers, "rank": rank, "world_size": world_size, "device": device}
+def _place(device: str) -> str:
+    """Return the device, of several GPUs that of this process."""
+    resolved = f"{resolve_device(device)}"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if resolved == "cuda" else resolved
 
 
-def _extracted(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return the document, less its head and warnings."""
-    recipe = _recipe(settings)
-    made = extractor(settings["name"], **recipe, device=settings["device"])
-    if not settings["is_resumed"]:
-        delete_store(settings["out"])
-    store = prepare_store(made, **{name: settings[name] for name in ("images", "out", "labels", "dtype", "shard_size")})
-    run = _run(made, recipe, store, settings)
-    failures, notes = _outcomes(store)
+def _options(name: str, options: tuple[str, ...], layers: tuple[str, ...]) -> dict[str, Any]:
+    """Return the options of the extractor's family."""
+    family, _ = split_name(name)
+    return parse_options(family, options) | ({"layers": layers} if layers else {})
+
+
+@contextmanager
+def _bar(is_quiet: bool) -> Iterator[Callable[[ExtractReport], None]]:
+    """Show images a second while the store is written."""
+    with output.Progress("images", is_quiet=is_quiet, remark="; the same command goes on from there") as progress:
+        start = time.perf_counter()
+
+        def update(report: ExtractReport) -> None:
+            if not report.n_done:
+                progress.start("", report.n_todo)
+            failed = f", {report.n_failed:,} failed" if report.n_failed else ""
+            rate = report.n_done / (time.perf_counter() - start)
+            progress.update(report.n_done, f"{rate:,.1f} images/s{failed}")
+
+        yield update
+
+
+def _document(out: str, network: Extractor, extraction: Extraction) -> dict[str, Any]:
+    """Return the document, less its head, settings and warnings."""
+    run, head = extraction.run, extraction.store.head
     return {
-        "settings": settings,
-        "extractor": {"key": made.key, "n_features": made.n_features, "spec": made.spec, "about": made.about},
+        "extractor": {
+            "key": network.key,
+            "n_features": network.n_features,
+            "spec": network.spec,
+            "about": network.about,
+        },
         "store": {
-            "path": settings["out"],
-            "is_finished": len(store.done_shards()) == store.head.n_shards,
-            **{name: getattr(store.head, name) for name in ("n_images", "n_shards", "class_names", "dtype")},
+            "path": out,
+            "is_finished": extraction.is_finished,
+            "n_images": head.n_images,
+            "n_shards": head.n_shards,
+            "class_names": head.class_names,
+            "dtype": head.dtype,
         },
         "run": {**run._asdict(), "images_per_second": run.n_done / run.seconds if run.n_done else None},
-        "failures": failures,
-        "notes": notes,
+        "failures": [failure._asdict() for failure in extraction.failures],
+        "notes": extraction.notes,
     }
 
 
-def _recipe(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what `extractor` takes besides the name."""
-    family, _ = split_name(settings["name"])
-    options = parse_options(family, settings["options"])
-    if settings["layers"]:
-        options["layers"] = settings["layers"]
-    return {**{name: settings[name] for name in ("weights", "precision")}, **options}
-
-
-def _run(made: Extractor, recipe: dict[str, Any], store: StoreFolder, settings: Mapping[str, Any]) -> Extraction:
-    shards = range(settings["rank"], store.head.n_shards, settings["world_size"])
-    n_todo = sum(store.head.n_rows(shard) for shard in shards if not store.is_done(shard))
-    shared = {"batch_size": settings["batch_size"], "n_workers": settings["workers"]}
-    remark = "; the same command goes on from there"
-    with output.Progress("images", is_quiet=settings["is_quiet"], remark=remark) as progress:
-        progress.start("", n_todo)
-        start = time.perf_counter()
-
-        def update(n_done: int, n_failed: int) -> None:
-            failed = f", {n_failed:,} failed" if n_failed else ""
-            progress.update(n_done, f"{n_done / (time.perf_counter() - start):,.1f} images/s{failed}")
-
-        if settings["engine"] == "ray":
-            return extract_on_ray(
-                settings["name"], recipe, store, shards, **shared, device=settings["device"], progress=update
-            )
-        return extract_shards(made, store, shards, **shared, progress=update)
-
-
-def _outcomes(store: StoreFolder) -> tuple[list[dict[str, str]], dict[str, int]]:
-    """Return the images that could not be read, and how many needed what treatment."""
-    failures, notes = [], Counter[str]()
-    for shard in store.done_shards():
-        record = store.record(shard)
-        notes.update(note for texts in record.notes.values() for note in texts)
-        images = store.images(shard) if record.failures else []
-        failures += [
-            {"id": images[row].id, "code": code, "text": text} for row, (code, text) in record.failures.items()
-        ]
-    return failures, dict(notes)
-
-
-def _failure_warnings(document: Mapping[str, Any]) -> list[str]:
-    """Return what is to be said of images without features, and of shards that others work on."""
-    failures, n_elsewhere = document["failures"], document["run"]["n_elsewhere"]
+def _warnings(extraction: Extraction) -> list[str]:
+    """Build the warnings about unreadable images and locked shards."""
+    failures, n_elsewhere = extraction.failures, extraction.run.n_elsewhere
     warnings = []
     if failures:
-        codes = Counter(failure["code"] for failure in failures)
+        codes = Counter(failure.code for failure in failures)
         counts = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items()))
-        named = "; ".join(failure["text"] for failure in failures[:_N_SHOWN])
+        named = "; ".join(failure.text for failure in failures[:_N_SHOWN])
         more = "; fewshot inspect lists all" if len(failures) > _N_SHOWN else ""
         warnings.append(f"{len(failures):,} images could not be read and are left out ({counts}): {named}{more}")
     if n_elsewhere:
@@ -230,26 +249,26 @@ def _failure_warnings(document: Mapping[str, Any]) -> list[str]:
     return warnings
 
 
-def _report(document: Mapping[str, Any]) -> list[RenderableType]:
-    store, run, made = document["store"], document["run"], document["extractor"]
+def _report(name: str, out: str, network: Extractor, extraction: Extraction) -> list[RenderableType]:
+    head = extraction.store.head
     facts = [
-        ("store", f"{store['path']}: {store['n_images']:,} images, {len(store['class_names']):,} classes, "
-                  f"{made['n_features']:,} features, {store['dtype']}, {store['n_shards']:,} shards"),
-        ("extractor", f"{document['settings']['name']} (key {made['key'][:12]})"),
-        ("this run", _run_line(run)),
+        ("store", f"{out}: {head.n_images:,} images, {len(head.class_names):,} classes, {head.n_features:,} features, "
+                  f"{head.dtype}, {head.n_shards:,} shards"),
+        ("extractor", f"{name} (key {network.key[:12]})"),
+        ("this run", _run_line(extraction.run)),
     ]  # fmt: skip
-    facts += [("treated", f"{count:,} images: {note}") for note, count in sorted(document["notes"].items())]
-    if store["is_finished"]:
-        facts.append(("use it", f"fewshot episode --features {store['path']} --method unem"))
-    return ["Features extracted" if store["is_finished"] else "Features extracted in part", *fact_lines(facts)]
+    facts += [("treated", f"{count:,} images: {note}") for note, count in sorted(extraction.notes.items())]
+    if extraction.is_finished:
+        facts.append(("use it", f"fewshot episode --features {out} --method unem"))
+    return ["Features extracted" if extraction.is_finished else "Features extracted in part", *fact_lines(facts)]
 
 
-def _run_line(run: Mapping[str, Any]) -> str:
-    if not run["n_done"]:
-        return f"nothing to do: {run['n_found_done']:,} images were done before"
-    before = f"; {run['n_found_done']:,} were done before" if run["n_found_done"] else ""
-    waiting = 100 * run["seconds_waiting"] / run["seconds"]
+def _run_line(run: RunFigures) -> str:
+    if not run.n_done:
+        return f"nothing to do: {run.n_found_done:,} images were done before"
+    before = f"; {run.n_found_done:,} were done before" if run.n_found_done else ""
+    waiting = 100 * run.seconds_waiting / run.seconds
     return (
-        f"{run['n_done']:,} images in {run['seconds']:,.1f} s, {run['images_per_second']:,.1f} a second, "
-        f"{waiting:.0f} % of the time spent waiting for decoded images{before}"
+        f"{run.n_done:,} images in {run.seconds:,.1f} s, {run.n_done / run.seconds:,.1f} a second, {waiting:.0f} % of "
+        f"the time spent waiting for decoded images{before}"
     )

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import click
 from rich.console import RenderableType
 from rich.table import Table
 
-from fewshot.features.families import FAMILIES, extractor_options
-from fewshot.features.metadata import OPTION_MEANINGS, extractor_facts
+from fewshot.features.families import FAMILIES, Family, extractor_options
+from fewshot.features.metadata import OPTION_MEANINGS, ExtractorFacts, extractor_facts
 
 from ..shared import output
 from ..shared.tables import fact_lines
@@ -38,47 +37,20 @@ def extractors(name: str | None, is_json: bool) -> None:
     """  # noqa: D301 (click's own mark)
     if name is not None:
         with output.gathered_warnings() as noticed:
-            document = {"extractor": _facts(name)}
-        output.publish(document | {"warnings": noticed}, _report(document["extractor"]), is_json=is_json)
-        return
-    rows = [_row(name) for name in FAMILIES]
-    if is_json:
+            facts = extractor_facts(name)
+        document = {"extractor": _document(name, facts), "warnings": noticed}
+        output.publish(document, _report(name, facts), is_json=is_json)
+    elif is_json:
+        rows = [{"example": family.example, **_row(name)} for name, family in FAMILIES.items()]
         output.text(output.json_text({"extractors": rows}))
     else:
-        output.show(_table(rows))
-
-
-def _facts(name: str) -> dict[str, Any]:
-    """Return the row of a family, with what its model adds and what its options mean."""
-    facts = extractor_facts(name)
-    row = _row(facts.family)
-    options = {
-        option: {"default": value, "meaning": OPTION_MEANINGS[option]} for option, value in row["options"].items()
-    }
-    del row["example"]
-    return {"name": name, **row, "model": facts.model, "licence": facts.licence,
-            "are_weights_here": facts.are_weights_here, "options": options}  # fmt: skip
-
-
-def _report(told: Mapping[str, Any]) -> list[RenderableType]:
-    here = _HERE[told["are_weights_here"]]
-    facts = [
-        ("family", f"{told['family']}: {told['summary']}"),
-        ("installed", _installed(told)),
-        ("weights", told["weights"] + (f"; on this machine: {here}" if here else "")),
-        ("licence", told["licence"]),
-    ]
-    table = Table("option", "default", "meaning", box=output.BOX)
-    for option, described in told["options"].items():
-        table.add_row(option, _word(described["default"]), described["meaning"])
-    return [told["name"], *fact_lines(facts), table]
+        output.show(_table())
 
 
 def _row(name: str) -> dict[str, Any]:
     family = FAMILIES[name]
     return {
         "family": name,
-        "example": family.example,
         "summary": family.summary,
         "is_installed": family.is_installed,
         "install": family.install,
@@ -89,17 +61,40 @@ def _row(name: str) -> dict[str, Any]:
     }
 
 
-def _table(rows: list[dict[str, Any]]) -> Table:
+def _document(name: str, facts: ExtractorFacts) -> dict[str, Any]:
+    """Return the row of a family, with the facts of its model and the meanings of its options."""
+    options = {
+        option: {"default": value, "meaning": OPTION_MEANINGS[option]}
+        for option, value in extractor_options(facts.family).items()
+    }
+    return {"name": name, **_row(facts.family), **facts._asdict(), "options": options}
+
+
+def _report(name: str, facts: ExtractorFacts) -> list[RenderableType]:
+    family, here = FAMILIES[facts.family], _HERE[facts.are_weights_here]
+    lines = [
+        ("family", f"{facts.family}: {family.summary}"),
+        ("installed", _installed(family)),
+        ("weights", family.weights + (f"; on this machine: {here}" if here else "")),
+        ("licence", facts.licence),
+    ]
+    table = Table("option", "default", "meaning", box=output.BOX)
+    for option, value in extractor_options(facts.family).items():
+        table.add_row(option, _word(value), OPTION_MEANINGS[option])
+    return [name, *fact_lines(lines), table]
+
+
+def _table() -> Table:
     table = Table("name", "what it is", "installed", "weights", "here", "licence", "options=default", box=output.BOX)
-    for row in rows:
-        here = _HERE[row["are_weights_here"]]
-        words = ",".join(f"{name}={_word(value)}" for name, value in row["options"].items())
-        table.add_row(row["example"], row["summary"], _installed(row), row["weights"], here, row["licence"], words)
+    for name, family in FAMILIES.items():
+        words = ",".join(f"{option}={_word(value)}" for option, value in extractor_options(name).items())
+        here = _HERE[family.are_weights_here]
+        table.add_row(family.example, family.summary, _installed(family), family.weights, here, family.licence, words)
     return table
 
 
-def _installed(row: Mapping[str, Any]) -> str:
-    return "yes" if row["is_installed"] else f"pip install {row['install']}"
+def _installed(family: Family) -> str:
+    return "yes" if family.is_installed else f"pip install {family.install}"
 
 
 def _word(value: object) -> str:

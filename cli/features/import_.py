@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import click
 from rich.console import RenderableType
 
 from fewshot.features import FeatureSet
-from fewshot.features.imports import FORMATS, import_features, join_cosines, join_text
+from fewshot.features.imports import FORMATS, import_features
 
 from ..shared import output
-from ..shared.options import check_folder, choice, describe_pool, document_head
+from ..shared.options import check_folder, choice, describe_pool, document_head, usage_errors
 from ..shared.tables import fact_lines
 
 __all__ = ["import_"]
@@ -29,7 +26,7 @@ __all__ = ["import_"]
 @click.option("--cosines", metavar="STORE|FILE", help="Image-text cosines of the same rows, put before the features.")
 @click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of a table.")
 @click.pass_context
-def import_(context: click.Context, /, **settings: Any) -> None:
+def import_(context: click.Context, /, path: str, out: str, is_json: bool, **parts: str) -> None:
     """Read features from the files of other programs. No code in them is run.
 
     \b
@@ -48,64 +45,38 @@ def import_(context: click.Context, /, **settings: Any) -> None:
       fewshot import output.plk --out mini-test.safetensors
       fewshot import test_f.pt --text clip_weights.pt --out birds.safetensors
     """  # noqa: D301 (click's own mark)
-    _check_words(context, settings)
+    if not out.endswith(".safetensors"):
+        raise click.UsageError(f"--out must end in .safetensors, got {out!r}", context)
+    check_folder(out)
     with output.gathered_warnings() as noticed:
-        pool = _joined(_read(settings), settings)
-        pool.save(settings["out"])
-    document = document_head(context) | {
-        "settings": settings,
-        "features": describe_pool(settings["out"], pool),
-        "n_unlabelled": int((pool.labels < 0).sum()),
-        "warnings": noticed + _notes(pool),
-    }
-    output.publish(document, _report(document), is_json=settings["is_json"])
-
-
-def _check_words(context: click.Context, settings: Mapping[str, Any]) -> None:
-    """Refuse words that do not go together, before anything is read."""
-    if not settings["out"].endswith(".safetensors"):
-        raise click.UsageError(f"--out must end in .safetensors, got {settings['out']!r}", context)
-    if settings["text"] is not None and settings["cosines"] is not None:
-        raise click.UsageError("--text and --cosines say the same: give one of them", context)
-    check_folder(settings["out"])
-
-
-def _read(settings: Mapping[str, Any]) -> FeatureSet:
-    """Read the features."""
-    words = {name: settings[name] for name in ("format", "embedding", "label", "split")}
-    return import_features(settings["path"], **words)
-
-
-def _joined(pool: FeatureSet, settings: Mapping[str, Any]) -> FeatureSet:
-    """Put cosines before the embeddings, where they are asked for."""
-    if settings["text"] is not None:
-        return join_text(pool, import_features(settings["text"]).features, settings["text"])
-    if settings["cosines"] is None:
-        return pool
-    cosines = import_features(settings["cosines"])
-    if None not in (pool.ids, cosines.ids) and pool.ids != cosines.ids:
-        raise ValueError(
-            f"{settings['cosines']}: its rows are not those of {settings['path']}: extract both from one list"
-        )
-    return join_cosines(pool, cosines.features, settings["cosines"])
-
-
-def _notes(pool: FeatureSet) -> list[str]:
-    """Say what is missing."""
+        with usage_errors(context):
+            pool = import_features(path, **parts)
+        pool.save(out)
     n_unlabelled = int((pool.labels < 0).sum())
+    document = document_head(context) | {
+        "settings": context.params,
+        "features": describe_pool(out, pool),
+        "n_unlabelled": n_unlabelled,
+        "warnings": [*noticed, *_notes(n_unlabelled, len(pool.labels))],
+    }
+    output.publish(document, _report(out, pool, n_unlabelled), is_json=is_json)
+
+
+def _notes(n_unlabelled: int, n: int) -> list[str]:
+    """Return a warning about rows without labels, if there are any."""
     if not n_unlabelled:
         return []
-    missing = f"{n_unlabelled:,} of {len(pool.labels):,} rows have no label"
+    missing = f"{n_unlabelled:,} of {n:,} rows have no label"
     return [f"{missing}: name a file of labels with --labels where the features are used"]
 
 
-def _report(document: Mapping[str, Any]) -> list[RenderableType]:
-    told, source = document["features"], document["features"]["source"]
+def _report(out: str, pool: FeatureSet, n_unlabelled: int) -> list[RenderableType]:
+    n, n_features = pool.features.shape
     facts = [
-        ("rows", f"{told['n']:,} of {told['n_features']:,} features, {document['n_unlabelled']:,} without a label"),
-        ("classes", f"{told['n_classes']:,}"),
-        ("format", str(source["format"])),
+        ("rows", f"{n:,} of {n_features:,} features, {n_unlabelled:,} without a label"),
+        ("classes", f"{pool.n_classes:,}"),
+        ("format", f"{pool.source['format']}"),
     ]
-    if "n_cosines" in source:
-        facts.append(("n_cosines", f"{source['n_cosines']}, the first columns"))
-    return [told["name"], *fact_lines(facts)]
+    if "n_cosines" in pool.source:
+        facts.append(("n_cosines", f"{pool.source['n_cosines']}, the first columns"))
+    return [out, *fact_lines(facts)]

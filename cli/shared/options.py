@@ -6,7 +6,8 @@ import os
 import platform
 import re
 import shlex
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,8 +18,10 @@ import torch
 from click.core import ParameterSource
 
 import fewshot
-from fewshot.checks import check_choice, did_you_mean
+from fewshot.checks import SettingError, check_choice, did_you_mean
 from fewshot.features import FeatureSet, load_features
+
+from .words import option_name
 
 __all__ = [
     "bundle",
@@ -41,6 +44,7 @@ __all__ = [
     "resolve_device",
     "run_options",
     "run_options_with",
+    "usage_errors",
     "whole_numbers",
 ]
 
@@ -114,6 +118,15 @@ def refuse_together(context: click.Context, why: str, names: Iterable[str]) -> N
     useless = [flag(context, name) for name in names if name in given]
     if useless:
         raise click.UsageError(f"{why}: leave out {', '.join(useless)}", context)
+
+
+@contextmanager
+def usage_errors(context: click.Context) -> Iterator[None]:
+    """Report settings that do not fit together as wrong words: exit code 2, each setting by its option's name."""
+    try:
+        yield
+    except SettingError as error:
+        raise click.UsageError(error.worded(option_name), context) from error
 
 
 def choice(words: Sequence[str]) -> dict[str, Any]:

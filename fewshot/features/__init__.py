@@ -10,13 +10,14 @@ from fewshot.features.readers import load_features
 
 if TYPE_CHECKING:
     from fewshot.features.extraction.in_memory import extract
-    from fewshot.features.extraction.loop import extract_store
+    from fewshot.features.extraction.to_store import ExtractSettings, extract_store
     from fewshot.features.families import extractor
     from fewshot.features.frozen import Extractor
     from fewshot.features.images.preprocess import Preprocess
     from fewshot.features.store.reading import FeatureStore
 
 __all__ = [
+    "ExtractSettings",
     "Extractor",
     "FeatureSet",
     "FeatureStore",
@@ -30,11 +31,12 @@ __all__ = [
 
 # What only extraction needs loads on first use.
 _LAZY = {
+    "ExtractSettings": "fewshot.features.extraction.to_store",
     "Extractor": "fewshot.features.frozen",
     "FeatureStore": "fewshot.features.store.reading",
     "Preprocess": "fewshot.features.images.preprocess",
     "extract": "fewshot.features.extraction.in_memory",
-    "extract_store": "fewshot.features.extraction.loop",
+    "extract_store": "fewshot.features.extraction.to_store",
     "extractor": "fewshot.features.families",
 }
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from fewshot.checks import check_choice
-from fewshot.features.frozen import Built, Extractor
+from fewshot.features.frozen import Built, Extractor, Recipe
 
 __all__ = ["FAMILIES", "Family", "extractor", "extractor_options", "split_name"]
 
@@ -216,7 +216,7 @@ def extractor(
     _check_installed(family)
     build = _builder(FAMILIES[family].builder)
     built = build(model, weights, **_checked_options(build, family, options))
-    return Extractor(built, precision=precision, device=device)
+    return Extractor(built, precision=precision, device=device, recipe=Recipe(name, weights, precision, options))
 
 
 def split_name(name: str) -> tuple[str, str | None]:

@@ -1,9 +1,10 @@
-"""A frozen network with the preprocessing that it needs: uint8 images in, features out, under one key."""
+"""`Extractor`: a frozen network with its preprocessing, from uint8 images to features, identified by one key."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import pairwise
@@ -15,15 +16,32 @@ from torch import Tensor, nn
 from fewshot.checks import check_choice
 from fewshot.features.images.preprocess import Preprocess
 
-__all__ = ["PRECISIONS", "Built", "Extractor", "weights_hash"]
+__all__ = ["PRECISIONS", "Built", "Extractor", "Recipe", "weights_hash"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SPEC_VERSION = 1
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+class Recipe(NamedTuple):
+    """Arguments from which `fewshot.features.extractor` builds the same extractor again, as in another process.
+
+    Attributes
+    ----------
+    name : str
+    weights : str, path or None
+    precision : str
+    options : mapping
+    """
+
+    name: str
+    weights: str | os.PathLike[str] | None
+    precision: str
+    options: Mapping[str, object]
+
+
 class Built(NamedTuple):
-    """What a family of extractors makes of a name, weights and options.
+    """A network with its preprocessing and specification, as a family of extractors builds it.
 
     Attributes
     ----------
@@ -31,10 +49,10 @@ class Built(NamedTuple):
         (b, 3, height, width) float32, normalised by ``preprocess``, to (b, n_features), or to a mapping from layer to
         (b, n_features of it).
     preprocess : Preprocess
-        What the network expects of an image.
+        From a decoded image to the network's input.
     spec : dict
-        All else that decides the numbers, as JSON can say it: name, layers, readout ... (weights and precision are
-        added by `Extractor`).
+        Everything else that decides the numbers, JSON-serialisable: name, layers, readout ... (weights and precision
+        are added by `Extractor`).
     about : dict
         For people, not part of the key: the weights' file, licence, versions.
     """
@@ -51,7 +69,7 @@ class Extractor:
     Parameters
     ----------
     built
-        Network, preprocessing and what is to be said of them. The network is put in evaluation mode, frozen and moved.
+        Network, preprocessing and specification. The network is put in evaluation mode, frozen and moved.
     precision
         - ``float32``: nothing is rounded to less.
         - ``tf32``: float32 whose products are rounded on GPUs that can, as torch's convolutions are by default; off by
@@ -59,11 +77,13 @@ class Extractor:
         - ``bfloat16``, ``float16``: by autocast; off by about 5e-3 and 1e-3.
     device
         Where to compute.
+    recipe
+        Name, weights and options that it was built from; None for a module or function of the user's own.
 
     Attributes
     ----------
     spec : dict
-        Everything that decides the numbers, as JSON can say it.
+        Everything that decides the numbers, JSON-serialisable.
     key : str
         SHA-256 of the specification: features under one key belong together. Batch size, device, the order of the
         images and the weights' file format are not in it.
@@ -80,8 +100,16 @@ class Extractor:
         If the precision is not known, or the network does not return one vector per image.
     """
 
-    def __init__(self, built: Built, *, precision: str = "float32", device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        built: Built,
+        *,
+        precision: str = "float32",
+        device: torch.device | str = "cpu",
+        recipe: Recipe | None = None,
+    ) -> None:
         check_choice("precision", precision, PRECISIONS)
+        self.recipe = recipe
         self.preprocess, self.about, self.precision = built.preprocess, dict(built.about), precision
         self.spec: dict[str, object] = {
             "spec_version": SPEC_VERSION,

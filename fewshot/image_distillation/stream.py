@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from fewshot.distillation.stream import ImageOrder, ViewBatch
 from fewshot.distillation.views.crops import require_operations
 from fewshot.distillation.views.multi_crop import DrawnViews, ViewSettings, draw_views, finish_views, join_views
 from fewshot.features.backbones.torchvision_gate import require_torchvision
-from fewshot.features.extraction.batches import _begin_worker
+from fewshot.features.extraction.batches import worker_init
 from fewshot.features.images.decode import decode
 from fewshot.features.images.listing import ImageList, Images, list_images, read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
@@ -143,7 +142,7 @@ class ImageStream:
             sampler=_Places(step, self._parts.n_parts),
             num_workers=self._n_workers,
             generator=torch.Generator(),  # else one draw of the global one
-            worker_init_fn=partial(_begin, self._settings, os.getpid(), 19 if self._device.type == "cpu" else 0),
+            worker_init_fn=partial(_init_worker, worker_init(self._device), self._settings),
             pin_memory=self._device.type == "cuda",
             prefetch_factor=max(2, n_ahead) if self._n_workers else None,
         )
@@ -255,6 +254,6 @@ def _prepare(settings: ViewSettings) -> None:
     require_operations(settings)
 
 
-def _begin(settings: ViewSettings, parent: int, niceness: int, worker: int) -> None:
-    _begin_worker(parent, niceness, worker)
+def _init_worker(init: Callable[[int], None], settings: ViewSettings, worker: int) -> None:
+    init(worker)
     _prepare(settings)

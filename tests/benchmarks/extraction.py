@@ -13,7 +13,7 @@ from statistics import median
 import numpy as np
 import torch
 
-from fewshot.features import extract_store, extractor
+from fewshot.features import ExtractSettings, extract_store, extractor
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.listing import ImageRecord
 from fewshot.features.store.writing import create_store, write_shard
@@ -29,7 +29,7 @@ from pathlib import Path
 from tests.kits.extraction import *
 torch.set_num_threads(1)
 images, out = Path(sys.argv[1]), Path(sys.argv[2])
-extract_store(tiny_extractor(), images, out, shard_size=1000, batch_size=100, n_workers=1)
+extract_store(tiny_extractor(), images, out, ExtractSettings(shard_size=1000, batch_size=100), n_workers=1)
 with open("/proc/self/status") as file:
     print(int(next(line for line in file if line.startswith("VmHWM")).split()[1]) / 1024)
 """
@@ -56,7 +56,7 @@ def _speed(folder: Path, device: str, progress: Callable[[str], None]) -> list[R
         rates, bare_rates, waiting = list[float](), [_bare_rate(made, n_images)], 0.0
         for turn in range(_N_TURNS):
             out = folder / f"{name.replace(':', '-')}-{turn}"
-            run = extract_store(made, images, out, shard_size=4096, batch_size=_BATCH_SIZE)
+            run = extract_store(made, images, out, ExtractSettings(batch_size=_BATCH_SIZE), n_workers=1).run
             rates.append(run.n_done / run.seconds)
             waiting = max(waiting, run.seconds_waiting / run.seconds)
             bare_rates.append(_bare_rate(made, n_images))

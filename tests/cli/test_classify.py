@@ -17,7 +17,7 @@ from fewshot.cli.classify.files import UNKNOWN
 
 from fewshot import FewShotClassifier
 from fewshot.features import FeatureSet, Preprocess, extract, extractor, load_features
-from fewshot.features.extraction.loop import extract_store
+from fewshot.features.extraction.to_store import ExtractSettings, extract_store
 from tests.kits.cli import document, fails, fewshot, succeeds
 
 pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
@@ -378,7 +378,7 @@ def test_running_again_replaces_its_own_files(images):
 @pytest.fixture
 def stores(images):
     for name in ("labelled", "unsorted"):
-        extract_store(pixels(), name, f"{name}.store", dtype="float32", n_workers=0)
+        extract_store(pixels(), name, f"{name}.store", ExtractSettings(dtype="float32"), n_workers=0)
     return images
 
 

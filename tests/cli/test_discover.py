@@ -373,10 +373,10 @@ def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
 def store(tmp_path: Path) -> Path:
     """A store of images in class folders, one of them of what nobody has sorted."""
     pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
-    from fewshot.features.extraction.loop import extract_store
+    from fewshot.features.extraction.to_store import ExtractSettings, extract_store
 
     images = write_images(tmp_path / "images", {"crow": 3, "jay": 4, "unsorted": 6})
-    extract_store(tiny_extractor(), images, tmp_path / "store", shard_size=5, n_workers=0)
+    extract_store(tiny_extractor(), images, tmp_path / "store", ExtractSettings(shard_size=5), n_workers=0)
     return tmp_path / "store"
 
 
@@ -474,7 +474,7 @@ def test_features_saved_from_a_store_still_know_their_images(tmp_path: Path, sto
 
 def test_a_store_of_archives_has_pictures_too(tmp_path: Path) -> None:
     pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
-    from fewshot.features.extraction.loop import extract_store
+    from fewshot.features.extraction.to_store import extract_store
 
     images = write_images(tmp_path / "images", {"crow": 3})
     (tmp_path / "tars").mkdir()

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 from click.testing import CliRunner, Result
 from fewshot.cli.main import cli
 
-from fewshot.features import load_features
+from fewshot.features import ExtractSettings, extract_store, extractor, load_features
 from tests.kits.extraction import contents, write_images
 
 pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
@@ -80,6 +81,20 @@ def test_the_same_command_again_does_nothing_and_no_resume_starts_anew(images, t
     anew = extracted(images, tmp_path / "store", *unet, "--no-resume", "--dtype", "float32")
     assert (anew["run"]["n_done"], anew["store"]["dtype"]) == (N, "float32")
     assert contents(tmp_path / "store") != before
+
+
+def test_a_python_call_writes_the_same_store_and_gives_the_same_numbers(images, tmp_path, unet):
+    (images / "owl" / "000.png").write_bytes(b"")
+    told = document("extract", "--images", images, "--out", tmp_path / "command", *unet)
+    config = unet[-1].partition("=")[2]
+    network = extractor("adm", "random", layers=("2",), config=config)
+    result = extract_store(network, images, tmp_path / "python", n_workers=0)
+    assert contents(tmp_path / "python") == contents(tmp_path / "command")
+    figures = {name: value for name, value in result.run._asdict().items() if not name.startswith("seconds")}
+    assert figures == {name: told["run"][name] for name in figures}
+    assert [failure._asdict() for failure in result.failures] == told["failures"]
+    assert (network.key, result.is_finished) == (told["extractor"]["key"], told["store"]["is_finished"])
+    assert asdict(ExtractSettings()) == {name: told["settings"][name] for name in asdict(ExtractSettings())}
 
 
 def test_layers_stand_side_by_side_and_one_can_be_named(images, tmp_path, unet):

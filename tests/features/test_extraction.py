@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from fewshot.features import FeatureStore, extract, extract_store, load_features
+from fewshot.features import ExtractSettings, FeatureStore, extract, extract_store, load_features
 from fewshot.features.extraction.loop import extract_shards
 from fewshot.features.store.layout import StoreFolder
 from fewshot.features.store.writing import StoreLock, delete_store, part_of
@@ -22,6 +23,7 @@ Image = pytest.importorskip("PIL.Image", reason="pillow, of the extra images, is
 ROOT = Path(__file__).parents[2]
 SIZES = {"crow": 5, "owl": 3, "wren": 6}
 N = sum(SIZES.values())
+SMALL = ExtractSettings(shard_size=4, batch_size=3)
 
 
 @pytest.fixture
@@ -37,10 +39,9 @@ def by_a_loop(images):
     return [path.relative_to(images).as_posix() for path in paths], torch.stack(rows)
 
 
-def run(images, out, **settings):
-    return extract_store(
-        tiny_extractor(), images, out, **({"shard_size": 4, "batch_size": 3, "n_workers": 0} | settings)
-    )
+def run(images, out, *, n_workers=0, rank=0, world_size=1, progress=None, **settings):
+    place = {"n_workers": n_workers, "rank": rank, "world_size": world_size}
+    return extract_store(tiny_extractor(), images, out, replace(SMALL, **settings), **place, progress=progress).run
 
 
 @pytest.mark.parametrize(("dtype", "error"), [("float32", 1e-6), ("float16", 1e-3)])
@@ -77,8 +78,8 @@ def test_a_second_run_computes_nothing(images, tmp_path):
 
     made = tiny_extractor()
     made.network.register_forward_hook(refuse)
-    result = extract_store(made, images, tmp_path / "store", shard_size=4, batch_size=3, n_workers=0)
-    assert (result.n_done, result.n_found_done) == (0, N)
+    result = extract_store(made, images, tmp_path / "store", SMALL, n_workers=0)
+    assert (result.run.n_done, result.run.n_found_done, result.is_finished) == (0, N, True)
     assert contents(tmp_path / "store") == before
 
 
@@ -123,7 +124,7 @@ def test_a_shard_that_another_process_holds_is_left_to_it(images, tmp_path):
 
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
     images = write_images(tmp_path / "images", {"crow": 9, "wren": 8})
-    extract_store(tiny_extractor(), images, tmp_path / "whole", shard_size=4, batch_size=2, n_workers=0)
+    extract_store(tiny_extractor(), images, tmp_path / "whole", replace(SMALL, batch_size=2), n_workers=0)
     words = [sys.executable, "-m", "tests.kits.extraction", images, tmp_path / "killed", "12", "5"]
     result = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     n_stores = int(result.stdout)
@@ -132,11 +133,74 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(tmp_path):
         assert contents(tmp_path / "killed" / f"store-{number}") == contents(tmp_path / "whole")
 
 
+@pytest.fixture
+def reads(monkeypatch):
+    """The shards whose record is read, in order."""
+    read, shards = StoreFolder.record, []
+    monkeypatch.setattr(StoreFolder, "record", lambda store, shard: shards.append(shard) or read(store, shard))
+    return shards
+
+
+def test_the_record_of_a_finished_shard_is_read_once_in_a_run(images, tmp_path, reads):
+    whole = extract_store(tiny_extractor(), images, tmp_path / "store", SMALL, n_workers=0)
+    assert (reads, whole.is_finished, whole.run.n_done) == ([], True, N)
+    extract_store(tiny_extractor(), images, tmp_path / "store", SMALL, n_workers=0)
+    assert reads == [0, 1, 2, 3]
+    reads.clear()
+    half = extract_store(tiny_extractor(), images, tmp_path / "half", SMALL, n_workers=0, rank=1, world_size=2)
+    assert (reads, half.is_finished) == ([], False)
+    other = extract_store(tiny_extractor(), images, tmp_path / "half", SMALL, n_workers=0, rank=0, world_size=2)
+    assert (reads, other.is_finished) == ([1, 3], True)
+
+
+def test_a_store_is_opened_and_loaded_with_one_read_of_each_record(images, tmp_path, reads):
+    run(images, tmp_path / "store")
+    FeatureStore.open(tmp_path / "store").load()
+    assert reads == [0, 1, 2, 3]
+
+
+def test_the_result_has_the_failures_and_notes_of_all_runs(images, tmp_path):
+    (images / "owl" / "001.png").write_bytes(b"")
+    Image.open(images / "crow" / "000.png").convert("CMYK").save(images / "crow" / "000.png", format="TIFF")
+    Image.open(images / "wren" / "000.png").convert("L").save(images / "wren" / "000.png")
+    run(images, tmp_path / "store", rank=1, world_size=2)
+    result = extract_store(tiny_extractor(), images, tmp_path / "store", SMALL, n_workers=0)
+    assert [(failure.id, failure.code) for failure in result.failures] == [("owl/001.png", "empty")]
+    assert result.notes == {"cmyk": 1, "grayscale": 1}
+    again = extract_store(tiny_extractor(), images, tmp_path / "store", SMALL, n_workers=0)
+    assert again[1:] == (again.store, True, result.failures, result.notes)
+
+
+def test_not_to_resume_is_to_begin_anew(images, tmp_path):
+    run(images, tmp_path / "store", dtype="float32")
+    result = extract_store(tiny_extractor(), images, tmp_path / "store", SMALL, n_workers=0, is_resumed=False)
+    assert (result.run.n_done, result.store.head.dtype) == (N, "float16")
+
+
+def test_ray_needs_an_extractor_that_was_built_by_name(images, tmp_path):
+    with pytest.raises(ValueError, match="the engine ray builds extractors by name, got a module or function"):
+        run(images, tmp_path / "store", engine="ray")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"dtype": "float61"}, "unknown dtype 'float61': did you mean 'float16'"),
+        ({"engine": "spark"}, "unknown engine 'spark'"),
+        ({"shard_size": 0}, "shard_size must be positive, got 0"),
+        ({"batch_size": -1}, "batch_size must be positive, got -1"),
+    ],
+)
+def test_settings_check_themselves(settings, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        ExtractSettings(**settings)
+
+
 def test_a_broken_shard_is_done_again_and_a_changed_one_is_found(images, tmp_path):
     run(images, tmp_path / "store")
     before, store = contents(tmp_path / "store"), StoreFolder(tmp_path / "store")
     store.array_path(1).write_bytes(before["shard-00001.npy"][:-40])
-    assert not store.is_done(1)
+    assert store.finished(1) is None
     assert run(images, tmp_path / "store").n_done == 4
     assert contents(tmp_path / "store") == before
     assert store.damaged_shards() == []
@@ -200,7 +264,7 @@ def test_a_store_is_not_mixed_with_another_extractor_or_other_images(images, tmp
     run(images, tmp_path / "store")
     before = contents(tmp_path / "store")
     with pytest.raises(ValueError, match=r"\(extractor\.weights is 'sha256:.*' there and 'sha256:.*' here\)"):
-        extract_store(tiny_extractor(seed=1), images, tmp_path / "store", shard_size=4)
+        extract_store(tiny_extractor(seed=1), images, tmp_path / "store", ExtractSettings(shard_size=4))
     (images / "crow" / "000.png").rename(images / "crow" / "zzz.png")
     with pytest.raises(ValueError, match=r"\(images_sha256 is "):
         run(images, tmp_path / "store")
@@ -226,7 +290,7 @@ def test_values_that_float16_cannot_hold_are_refused_by_name(images, tmp_path):
     made = tiny_extractor()
     made.network.register_forward_hook(lambda _module, _inputs, output: output * 1e6)
     with pytest.raises(ValueError, match=r"a feature of crow/000\.png is \d.*more than float16 can hold: start anew"):
-        extract_store(made, images, tmp_path / "store", shard_size=4, n_workers=0)
+        extract_store(made, images, tmp_path / "store", ExtractSettings(shard_size=4), n_workers=0)
     with pytest.raises(ValueError, match="is not finished"):
         FeatureStore.open(tmp_path / "store")
 
@@ -235,7 +299,7 @@ def test_a_network_that_returns_nan_is_refused_by_image(images, tmp_path):
     made = tiny_extractor()
     made.network.register_forward_hook(lambda _module, _inputs, output: output * float("nan"))
     with pytest.raises(ValueError, match=r"the network's output for crow/000\.png is not finite"):
-        extract_store(made, images, tmp_path / "store", shard_size=4, n_workers=0)
+        extract_store(made, images, tmp_path / "store", ExtractSettings(shard_size=4), n_workers=0)
 
 
 def test_without_labels_a_store_is_unlabelled(tmp_path):
@@ -249,8 +313,9 @@ def test_without_labels_a_store_is_unlabelled(tmp_path):
 
 def test_progress_counts_every_image(images, tmp_path):
     seen = []
-    run(images, tmp_path / "store", progress=lambda n_done, n_failed: seen.append((n_done, n_failed)))
-    assert seen[-1][0] >= N - 3
+    run(images, tmp_path / "store", progress=seen.append)
+    assert seen[0] == (0, 0, N)
+    assert seen[-1].n_done >= N - 3
     assert seen == sorted(seen)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from fewshot.features.extraction.loop import extract_store
+from fewshot.features.extraction.to_store import ExtractSettings, extract_store
 from fewshot.features.families import extractor
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.preprocess import Preprocess
@@ -60,7 +60,9 @@ def contents(store: Path) -> dict[str, bytes]:
 
 
 def run(images: Path, out: Path, seconds: float, n_workers: int) -> None:
-    extract_store(tiny_extractor(seconds=seconds), images, out, shard_size=4, batch_size=2, n_workers=n_workers)
+    extract_store(
+        tiny_extractor(seconds=seconds), images, out, ExtractSettings(shard_size=4, batch_size=2), n_workers=n_workers
+    )
 
 
 def kill_again_and_again(images: Path, out: Path, n_kills: int, seed: int) -> None:

@@ -7,12 +7,13 @@ file system that all machines share.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from fewshot.features.extraction.loop import Extraction, Progress, extract_shards
+from fewshot.features.extraction.loop import ExtractProgress, ExtractReport, RunFigures, extract_shards
 from fewshot.features.families import extractor
-from fewshot.features.store.layout import StoreFolder
+from fewshot.features.frozen import Extractor, Recipe
+from fewshot.features.store.layout import ShardRecord, StoreFolder
 
 __all__ = ["extract_on_ray"]
 
@@ -22,10 +23,9 @@ _START_TIMEOUT_S = 600.0
 class _Worker:
     """An actor: one extractor, built once, and shards as they come."""
 
-    def __init__(
-        self, name: str, recipe: Mapping[str, Any], path: str, device: str, batch_size: int, n_workers: int
-    ) -> None:
-        self._extractor = extractor(name, **recipe, device=device)
+    def __init__(self, recipe: Recipe, path: str, device: str, batch_size: int, n_workers: int) -> None:
+        name, weights, precision, options = recipe
+        self._extractor = extractor(name, weights, precision=precision, device=device, **options)
         self._store = StoreFolder(path)
         self._batch_size, self._n_workers = batch_size, n_workers
 
@@ -33,41 +33,43 @@ class _Worker:
         """Answer once the extractor is built."""
         return True
 
-    def extract(self, shard: int) -> tuple[Extraction, int]:
-        """Extract one shard; return what was done, and how many images failed."""
+    def extract(self, shard: int) -> tuple[RunFigures, list[ShardRecord]]:
+        """Extract one shard; return the figures of the run, and the shard's record if it is finished."""
+        records: list[ShardRecord] = []
         run = extract_shards(
-            self._extractor, self._store, [shard], batch_size=self._batch_size, n_workers=self._n_workers
+            self._extractor,
+            self._store,
+            [shard],
+            batch_size=self._batch_size,
+            n_workers=self._n_workers,
+            finished=records.append,
         )
-        return run, len(self._store.record(shard).failures) if run.n_done else 0
+        return run, records
 
 
 def extract_on_ray(
-    name: str,
-    recipe: Mapping[str, Any],
+    extractor: Extractor,
     store: StoreFolder,
     shards: Sequence[int],
     *,
     batch_size: int,
     n_workers: int,
-    device: str,
-    progress: Progress | None = None,
-) -> Extraction:
+    progress: ExtractProgress | None,
+    finished: Callable[[ShardRecord], object],
+) -> RunFigures:
     """Extract shards on the workers of a Ray cluster: the one that RAY_ADDRESS names, or one on this machine.
 
     Parameters
     ----------
-    name, recipe
-        What `fewshot.features.extractor` takes, less the device: each worker builds its own.
-    store
-        As `prepare_store` returns it.
-    shards, batch_size, n_workers, progress
+    extractor
+        Its recipe and the kind of its device go to the workers, each of which builds its own: one worker per GPU, or as
+        many as leave one core to Ray itself.
+    store, shards, batch_size, n_workers, progress, finished
         As in `extract_shards`; progress comes shard by shard.
-    device
-        ``cpu`` or ``cuda``: one worker per GPU, or as many as leave one core to Ray itself.
 
     Returns
     -------
-    Extraction
+    RunFigures
         Seconds waiting are summed over the workers.
 
     Raises
@@ -76,26 +78,31 @@ def extract_on_ray(
         If Ray is not installed.
     RuntimeError
         If the cluster has no room for a worker, or none starts in ten minutes.
+    ValueError
+        If the extractor was not built by name.
     """
+    if extractor.recipe is None:
+        raise ValueError("the engine ray builds extractors by name, got a module or function: use the engine local")
     ray = _started_ray()
-    todo = [shard for shard in shards if not store.is_done(shard)]
-    n_found_done = sum(map(store.head.n_rows, shards)) - sum(map(store.head.n_rows, todo))
-    if not todo:
-        return Extraction(0, n_found_done, 0, 0.0, 0.0)
-    n_actors, resources = _room(ray.cluster_resources(), len(todo), device)
+    if not shards:
+        return RunFigures(0, 0, 0, 0.0, 0.0)
+    n_actors, resources = _room(ray.cluster_resources(), len(shards), extractor.device.type)
     make = ray.remote(**resources)(_Worker).remote
-    settings = {"device": device.partition(":")[0], "batch_size": batch_size, "n_workers": n_workers}
-    workers = [make(name, dict(recipe), str(store.path.absolute()), **settings) for _ in range(n_actors)]
+    place = (str(store.path.absolute()), extractor.device.type, batch_size, n_workers)
+    workers = [make(extractor.recipe, *place) for _ in range(n_actors)]
     _wait_for_first(ray, workers)
-    start, runs, n_failed = time.perf_counter(), [], 0
+    start, runs, n_failed = time.perf_counter(), list[RunFigures](), 0
+    n_todo = sum(map(store.head.n_rows, shards))
     pool = ray.util.ActorPool(workers)
-    for run, n_failed_here in pool.map_unordered(lambda worker, shard: worker.extract.remote(shard), todo):
+    for run, records in pool.map_unordered(lambda worker, shard: worker.extract.remote(shard), shards):
         runs.append(run)
-        n_failed += n_failed_here
+        for record in records:
+            finished(record)
+        n_failed += sum(len(record.failures) for record in records) if run.n_done else 0
         if progress is not None:
-            progress(sum(run.n_done for run in runs), n_failed)
-    total = Extraction(*(sum(column) for column in zip(*runs, strict=True)))
-    return total._replace(n_found_done=n_found_done, seconds=time.perf_counter() - start)
+            progress(ExtractReport(sum(run.n_done for run in runs), n_failed, n_todo))
+    total = RunFigures(*(sum(column) for column in zip(*runs, strict=True)))
+    return total._replace(seconds=time.perf_counter() - start)
 
 
 def _started_ray() -> Any:

@@ -8,14 +8,17 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from fewshot.checks import check_choice
+from fewshot.checks import SettingError, check_choice
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.imports.arrow_tables import is_dataset_folder, read_dataset_folder, read_parquet_file
+from fewshot.features.imports.joining import join_cosines, join_text
 from fewshot.features.imports.locate import Located, Parts, pool_of
 from fewshot.features.imports.readers import read_npz_file, read_serialised_file
 from fewshot.features.readers import load_features
 
 __all__ = ["FORMATS", "Format", "import_features"]
+
+_USUAL = Parts()
 
 
 class Format(NamedTuple):
@@ -60,8 +63,10 @@ def import_features(
     embedding: str | None = None,
     label: str | None = None,
     split: str | None = None,
+    text: str | os.PathLike[str] | None = None,
+    cosines: str | os.PathLike[str] | None = None,
 ) -> FeatureSet:
-    """Read features that another program made, running no code that is in them.
+    """Read features that another program made, without running code in them.
 
     Parameters
     ----------
@@ -73,11 +78,14 @@ def import_features(
         The column or key of the vectors and the labels, where it has no usual name.
     split
         Of a folder that holds several.
+    text, cosines
+        A file of text embeddings, one a class, or of image-text cosines of the same rows: the cosines are put before
+        the features, see `join_text` and `join_cosines`.
 
     Returns
     -------
     FeatureSet
-        Half precision widened to float32; without labels, every row is unlabelled. ``source`` says the file, its
+        Half precision widened to float32; without labels, every row is unlabelled. ``source`` has the file, its
         SHA-256 and the format.
 
     Raises
@@ -98,12 +106,29 @@ def import_features(
     ...     import_features(f"{folder}/a.plk").class_names
     ('0', '4')
     """
+    if text is not None and cosines is not None:
+        raise SettingError("{text} and {cosines} say the same: give one of them")
+    pool = _read(path, format, Parts(embedding, label, split))
+    if text is not None:
+        return join_text(pool, _read(text).features, os.fspath(text))
+    return pool if cosines is None else _with_cosines(pool, os.fspath(path), os.fspath(cosines))
+
+
+def _with_cosines(pool: FeatureSet, path: str, cosines: str) -> FeatureSet:
+    joined = _read(cosines)
+    if None not in (pool.ids, joined.ids) and pool.ids != joined.ids:
+        raise ValueError(f"{cosines}: its rows are not those of {path}: extract both from one list")
+    return join_cosines(pool, joined.features, cosines)
+
+
+def _read(path: str | os.PathLike[str], format: str = "auto", parts: Parts = _USUAL) -> FeatureSet:
+    """Read the features of one file or folder."""
     place = Path(path)
     name = _format_of(place) if format == "auto" else check_choice("format", format, FORMATS)
     if not place.exists() and name != "features":
         raise FileNotFoundError(f"no such file: {path}")
     try:
-        located = FORMATS[name].read(place, Parts(embedding, label, split))
+        located = FORMATS[name].read(place, parts)
         return pool_of(located, {"files": [os.fspath(path)], "format": name, **_fingerprint(place)})
     except (TypeError, ValueError) as error:
         text = " ".join(str(error).split())

@@ -1,4 +1,4 @@
-"""Image–text cosines put before image embeddings, the form in which Tip-Adapter and TransCLIP take both."""
+"""Image–text cosines in front of image embeddings, the form in which Tip-Adapter and TransCLIP take both."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def join_cosines(pool: FeatureSet, cosines: Tensor, source: str) -> FeatureSet:
         (n, n_texts) in [-1, 1], row for row. Where the class names are numbers they say which column is theirs;
         otherwise there is one column for each class, in order.
     source
-        What they are called in messages and in the pool's ``source``.
+        Name of the cosines in messages and in the pool's ``source``.
 
     Returns
     -------
     FeatureSet
-        (n, n_classes + n_features); ``source`` says ``n_cosines``, the option of the methods.
+        (n, n_classes + n_features); ``source`` has ``n_cosines``, the option of the methods.
 
     Raises
     ------
     ValueError
-        If rows or columns do not fit, or they are no cosines.
+        If rows or columns do not fit, or a value lies outside [-1, 1].
 
     Examples
     --------
@@ -44,8 +44,8 @@ def join_cosines(pool: FeatureSet, cosines: Tensor, source: str) -> FeatureSet:
     cosines = cosines.to(pool.features)[:, _columns(pool.class_names, cosines.shape[1], source)]
     if not float(cosines.abs().max()) <= 1.01:  # half precision rounds
         raise ValueError(f"{source}: expected cosines in [-1, 1], got values up to {float(cosines.abs().max()):.4g}")
-    told = {**pool.source, "n_cosines": cosines.shape[1], "cosines": source}
-    return FeatureSet(torch.cat([cosines, pool.features], dim=1), pool.labels, pool.class_names, told, pool.ids)
+    both = {**pool.source, "n_cosines": cosines.shape[1], "cosines": source}
+    return FeatureSet(torch.cat([cosines, pool.features], dim=1), pool.labels, pool.class_names, both, pool.ids)
 
 
 def join_text(pool: FeatureSet, text: Tensor, source: str) -> FeatureSet:
@@ -56,7 +56,7 @@ def join_text(pool: FeatureSet, text: Tensor, source: str) -> FeatureSet:
     pool
         Embeddings, in the space of the texts.
     text
-        (n_texts, n_features), or turned as Tip-Adapter has them; of any length.
+        (n_texts, n_features), or transposed as in Tip-Adapter; of any length.
     source
         See `join_cosines`, also for which text belongs to which class.
 

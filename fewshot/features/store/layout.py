@@ -1,4 +1,4 @@
-"""The files of a feature store: a folder of memory-mapped shards that says what made them.
+"""Files of a feature store: a folder of memory-mapped shards and a description of the extractor that made them.
 
 ::
 
@@ -6,7 +6,7 @@
     images.jsonl        one line per image, in order: [id, class name, offset, size]
     images.offsets.npy  where in it each shard begins
     shard-00017.npy     (n_rows, n_features): a row per image of the shard; zeros where the image could not be read
-    shard-00017.json    the shard's line of the manifest: written last, so a shard is done once it is there
+    shard-00017.json    the shard's record: written last, so a shard is finished once it is there
     .lock               byte 0 is locked while the store is created, byte 1 + s while shard s is written
 """
 
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,7 +35,7 @@ _KIND = "fewshot feature store"
 
 @dataclass(frozen=True)
 class StoreHead:
-    """What a store says of itself, in ``store.json``.
+    """Description of a store, in ``store.json``.
 
     Parameters
     ----------
@@ -86,7 +86,7 @@ class StoreHead:
 
 
 class Failure(NamedTuple):
-    """Why an image has no features: a short code, and a sentence."""
+    """Reason why an image has no features: a short code, and a sentence."""
 
     code: str
     text: str
@@ -94,7 +94,7 @@ class Failure(NamedTuple):
 
 @dataclass(frozen=True)
 class ShardRecord:
-    """A shard's line of the manifest.
+    """Record of a finished shard.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ class ShardRecord:
 
 
 class StoreFolder:
-    """The files of a store, as they are read; `fewshot.features.store.writing` writes them.
+    """Reader of a store's files; `fewshot.features.store.writing` writes them.
 
     Raises
     ------
@@ -141,22 +141,26 @@ class StoreFolder:
         return self.path / f"shard-{shard:05d}.npy"
 
     def record_path(self, shard: int) -> Path:
-        """Return the file of a shard's line of the manifest."""
+        """Return the file of a shard's record."""
         return self.path / f"shard-{shard:05d}.json"
 
-    def is_done(self, shard: int) -> bool:
-        """Return whether a shard is finished: its line is there, and its file as long as it says."""
+    def finished(self, shard: int) -> ShardRecord | None:
+        """Read the record of a shard if it is finished: the record is there, and the array has the length it says."""
         array = self.array_path(shard)
         if not (self.record_path(shard).exists() and array.exists()):
-            return False
-        return array.stat().st_size == self.record(shard).n_bytes
+            return None
+        record = self.record(shard)
+        return record if array.stat().st_size == record.n_bytes else None
 
-    def done_shards(self) -> list[int]:
-        """Return the shards that are finished, in order."""
-        return [shard for shard in range(self.head.n_shards) if self.is_done(shard)]
+    def records(self) -> Iterator[ShardRecord]:
+        """Read the records of the finished shards, in order."""
+        for shard in range(self.head.n_shards):
+            record = self.finished(shard)
+            if record is not None:
+                yield record
 
     def record(self, shard: int) -> ShardRecord:
-        """Read a shard's line of the manifest."""
+        """Read the record of a shard."""
         document = json.loads(self.record_path(shard).read_text(encoding="utf-8"))
         failures = {int(row): Failure(*failure) for row, failure in document.pop("failures").items()}
         notes = {int(row): tuple(texts) for row, texts in document.pop("notes").items()}
@@ -172,8 +176,8 @@ class StoreFolder:
         return [ImageRecord(*json.loads(line)) for line in self.lines(shard).splitlines()]
 
     def damaged_shards(self) -> list[int]:
-        """Read all finished shards and return those whose contents are not what their line says."""
-        return [shard for shard in self.done_shards() if file_hash(self.array_path(shard)) != self.record(shard).sha256]
+        """Read all finished shards and return those whose contents differ from the checksum of their record."""
+        return [record.shard for record in self.records() if file_hash(self.array_path(record.shard)) != record.sha256]
 
     @cached_property
     def _offsets(self) -> npt.NDArray[np.int64]:

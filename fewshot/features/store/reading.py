@@ -1,4 +1,4 @@
-"""Features on disk, opened without reading them: a store's shards or one safetensors file."""
+"""`FeatureStore`: the memory-mapped features of a finished store."""
 
 from __future__ import annotations
 
@@ -25,21 +25,16 @@ Rows: TypeAlias = npt.NDArray[np.floating[Any]]
 
 @dataclass(frozen=True)
 class FeatureStore:
-    """The features of a finished store, left on disk until asked for.
+    """The features of a finished store, read from disk on demand.
 
-    Images that could not be read have no row here; `failures` names them.
+    Images that could not be read have no row; `failures` names them. Open a store with `FeatureStore.open`.
 
     Parameters
     ----------
     folder
         The store's files.
-
-    Raises
-    ------
-    FileNotFoundError
-        If there is no store.
-    ValueError
-        If the folder is no store, or the store is not finished.
+    shard_failures
+        Of each shard: the reasons why images have no features, by row.
 
     Examples
     --------
@@ -52,18 +47,28 @@ class FeatureStore:
     """
 
     folder: StoreFolder
+    shard_failures: tuple[Mapping[int, Failure], ...]
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> FeatureStore:
-        """Open a store that is finished."""
+        """Open a store that is finished; the record of each shard is read once.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there is no store.
+        ValueError
+            If the folder is no store, or the store is not finished.
+        """
         folder = StoreFolder(path)
-        missing = folder.head.n_shards - len(folder.done_shards())
+        failures = [record.failures for record in folder.records()]
+        missing = folder.head.n_shards - len(failures)
         if missing:
             raise ValueError(
                 f"{path} is not finished: {missing} of {folder.head.n_shards} shards are missing: "
-                "run the command that made it again, and it goes on where it stopped"
+                "run the command that made it again, and it resumes where it stopped"
             )
-        return cls(folder)
+        return cls(folder, tuple(failures))
 
     def __repr__(self) -> str:
         head = self.folder.head
@@ -71,7 +76,7 @@ class FeatureStore:
 
     @property
     def source(self) -> dict[str, object]:
-        """What made the features, as `FeatureSet.source` has it."""
+        """Extractor and images of the features, for `FeatureSet.source`."""
         head = self.folder.head
         return {
             "extractor_key": head.extractor_key,
@@ -93,10 +98,9 @@ class FeatureStore:
 
     @cached_property
     def failures(self) -> dict[str, Failure]:
-        """Why an image has no features, by the image's id."""
+        """The reason why an image has no features, by the image's id."""
         found: dict[str, Failure] = {}
-        for shard in self._shards:
-            failures = self.folder.record(shard).failures
+        for shard, failures in enumerate(self.shard_failures):
             images = self.folder.images(shard) if failures else []
             found.update({images[row].id: failure for row, failure in failures.items()})
         return found
@@ -158,8 +162,7 @@ class FeatureStore:
 
     def _kept(self, shard: int) -> npt.NDArray[np.int64]:
         """Return the rows of a shard that hold features."""
-        record = self.folder.record(shard)
-        return np.setdiff1d(np.arange(record.n_rows), list(record.failures))
+        return np.setdiff1d(np.arange(self.folder.head.n_rows(shard)), list(self.shard_failures[shard]))
 
     def _images(self, shard: int) -> list[ImageRecord]:
         """Return the images of a shard that have features."""
@@ -173,6 +176,6 @@ class FeatureStore:
 
 
 def _of_layer(source: Mapping[str, Any], layer: str) -> dict[str, Any]:
-    """Return what made one layer of a store that has several."""
+    """Return the source of one layer of a store that has several."""
     spec = {**source["extractor"], "layer": layer}
     return {**source, "extractor_key": f"{source['extractor_key']}:{layer}", "extractor": spec}

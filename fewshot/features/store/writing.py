@@ -74,8 +74,8 @@ def write_shard(
     features: npt.NDArray[np.floating[Any]],
     failures: Mapping[int, Failure],
     notes: Mapping[int, tuple[str, ...]],
-) -> None:
-    """Write a shard's features, then its line of the manifest; each is whole or not there at all."""
+) -> ShardRecord:
+    """Write a shard's features, then its record, each whole or not at all; return the record."""
     remove_temporaries(store, shard)
     with replacing(store.array_path(shard)) as temporary, temporary.open("wb") as file:
         np.save(file, features)
@@ -89,6 +89,7 @@ def write_shard(
         {row: notes[row] for row in sorted(notes)},
     )
     write_text_atomic(store.record_path(shard), json.dumps(asdict(record)) + "\n")
+    return record
 
 
 def delete_store(path: str | os.PathLike[str]) -> None:
