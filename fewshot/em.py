@@ -16,14 +16,17 @@ Source: [UNEM] objective and updates, as restated in the authors' released code.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fewshot.prototypes import log_softmax_over_ways, softmax_over_ways, way_logits
+from fewshot.prototypes import log_softmax_over_ways, way_logits
 
 __all__ = ["EMResult", "EMState", "Likelihood", "e_step", "hard_assignments", "objective", "proportions", "run_em"]
+
+_NEARLY_ALL = 0.999
 
 
 class EMState(NamedTuple):
@@ -97,6 +100,7 @@ def e_step(
     log_proportions: Tensor,
     class_balance: Tensor | float,
     temperature: Tensor | float,
+    way_mask: Tensor | None = None,
 ) -> Tensor:
     """Assign queries: ln u_n = log softmax_k( ( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T ).
 
@@ -105,12 +109,14 @@ def e_step(
     Parameters
     ----------
     class_logits : Tensor (..., n_queries, n_way)
-        ln p(z_n|θ_k) up to a constant per query; minus infinity for an absent way.
+        ln p(z_n|θ_k) up to a constant per query.
     log_proportions : Tensor (..., n_way)
     class_balance : Tensor (...) or float
         λ/|Q|, not negative.
     temperature : Tensor (...) or float
-        T, positive; it divides the whole bracket, prior included.
+        T, positive; it divides the likelihood and the prior.
+    way_mask : Tensor (..., n_way), bool, optional
+        Which ways are real; an absent way is assigned nothing.
 
     Returns
     -------
@@ -121,7 +127,9 @@ def e_step(
     ------
     [UNEM] E-step of the generalized EM algorithm.
     """
-    return log_softmax_over_ways(_bracket(class_logits, log_proportions, class_balance, temperature))
+    tempered_logits = _tempered_logits(class_logits, log_proportions, class_balance, temperature)
+    # Masked last: minus infinity divided by T would give T the gradient NaN.
+    return log_softmax_over_ways(way_logits(tempered_logits, way_mask))
 
 
 def proportions(responsibilities: Tensor, query_mask: Tensor | None = None) -> Tensor:
@@ -155,7 +163,7 @@ def objective(
 
 
 def hard_assignments(responsibilities: Tensor) -> Tensor:
-    """Replace each row by the one-hot row of its largest entry (not differentiable)."""
+    """Return the one-hot row of each row's largest entry, of responsibilities or their logs (not differentiable)."""
     by_way = responsibilities.mT
     return torch.zeros_like(by_way).scatter(-2, by_way.max(-2, keepdim=True).indices, 1.0).mT
 
@@ -193,6 +201,11 @@ def run_em(
     -------
     EMResult
 
+    Raises
+    ------
+    ValueError
+        If there is no layer.
+
     Notes
     -----
     Differentiable in the likelihood's tensors, ``class_balance`` and ``temperature``, unless ``is_hard``.
@@ -201,39 +214,48 @@ def run_em(
     ------
     [UNEM] generalized EM; order and initial states as in the released code.
     """
-    state = likelihood.initial_state()
-    trace = []
-    flags = []
+    if class_balance.shape[-1] == 0:
+        raise ValueError("EM needs at least one layer, got class_balance and temperature of none")
     layers = list(zip(class_balance.unbind(-1), temperature.unbind(-1), strict=True))
-    for layer, (balance, t) in enumerate(layers):
-        bracket = _bracket(likelihood.class_logits(state.parameters), state.log_proportions, balance, t)
-        bracket = way_logits(bracket, likelihood.way_mask)  # last, or minus infinity would meet the gradient of T
-        u = softmax_over_ways(bracket)
-        if layer == 0:
-            flags.append(_are_one_hot(u, likelihood.query_mask))
+    state = likelihood.initial_state()
+    log_u = _assign(likelihood, state, *layers[0])
+    is_one_hot = _are_one_hot(log_u, likelihood.query_mask)
+    trace = [objective(likelihood, state.parameters, log_u, *layers[0])] if with_objective else []
+    for balance, t in layers[1:]:
+        u = hard_assignments(log_u) if is_hard else log_u.exp()
+        log_proportions = (proportions(u, likelihood.query_mask) + proportion_floor).log()
+        state = EMState(likelihood.m_step(u, state.parameters), log_proportions)
+        log_u = _assign(likelihood, state, balance, t)
         if with_objective:
-            trace.append(objective(likelihood, state.parameters, log_softmax_over_ways(bracket), balance, t))
-        if layer + 1 < len(layers):
-            u = hard_assignments(u) if is_hard else u
-            log_proportions = (proportions(u, likelihood.query_mask) + proportion_floor).log()
-            state = EMState(likelihood.m_step(u, state.parameters), log_proportions)
-    share = proportions(u.detach(), likelihood.query_mask)
-    n_queries = u.shape[-2] if likelihood.query_mask is None else likelihood.query_mask.sum(-1)
-    is_collapsed = (share.amax(-1) > 0.999) & (n_queries > 1)
+            trace.append(objective(likelihood, state.parameters, log_u, balance, t))
     objectives = torch.stack(trace) if with_objective else None
-    return EMResult(log_softmax_over_ways(bracket), state, objectives, is_collapsed, *flags)
+    return EMResult(log_u, state, objectives, _are_collapsed(log_u, likelihood.query_mask), is_one_hot)
 
 
-def _bracket(
+def _assign(likelihood: Likelihood, state: EMState, class_balance: Tensor, temperature: Tensor) -> Tensor:
+    """Run the E-step of one layer from the last state."""
+    class_logits = likelihood.class_logits(state.parameters)
+    return e_step(class_logits, state.log_proportions, class_balance, temperature, likelihood.way_mask)
+
+
+def _tempered_logits(
     class_logits: Tensor, log_proportions: Tensor, class_balance: Tensor | float, temperature: Tensor | float
 ) -> Tensor:
-    """Return what the E-step takes the softmax of."""
+    """Return the likelihood and the weighted prior over the temperature: ( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T."""
     balance = class_balance[..., None] if isinstance(class_balance, Tensor) else class_balance
     t = temperature[..., None, None] if isinstance(temperature, Tensor) else temperature
     return (class_logits + (balance * log_proportions)[..., None, :]) / t
 
 
-def _are_one_hot(u: Tensor, query_mask: Tensor | None) -> Tensor:
-    hardest = u.detach().amax(-1)
-    hardest = hardest if query_mask is None else hardest.masked_fill(~query_mask, 1.0)
-    return hardest.amin(-1) > 0.999
+def _are_collapsed(log_u: Tensor, query_mask: Tensor | None) -> Tensor:
+    """Return where one class takes nearly all responsibility of two queries or more, shape (...)."""
+    share = proportions(log_u.detach().exp(), query_mask)
+    n_queries = log_u.shape[-2] if query_mask is None else query_mask.sum(-1)
+    return (share.amax(-1) > _NEARLY_ALL) & (n_queries > 1)
+
+
+def _are_one_hot(log_u: Tensor, query_mask: Tensor | None) -> Tensor:
+    """Return where every real query is assigned to one class nearly alone, shape (...)."""
+    hardest = log_u.detach().amax(-1)
+    hardest = hardest if query_mask is None else hardest.masked_fill(~query_mask, 0.0)
+    return hardest.amin(-1) > math.log(_NEARLY_ALL)

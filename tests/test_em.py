@@ -67,6 +67,22 @@ def test_e_step_takes_one_temperature_and_balance_an_episode():
         torch.testing.assert_close(found[n], e_step(logits[n], prior[n], float(rho[n]), float(t[n])))
 
 
+def test_an_absent_way_is_assigned_nothing_and_the_others_as_without_it():
+    logits, prior = torch.randn(3, 5, 4).double(), torch.randn(3, 4).double()
+    mask = torch.tensor([True, False, True, True])
+    found = e_step(logits, prior, 1.5, 0.5, mask.expand(3, 4))
+    assert (found[..., 1] == -torch.inf).all()
+    torch.testing.assert_close(found[..., mask], e_step(logits[..., mask], prior[..., mask], 1.5, 0.5))
+
+
+def test_no_layers_are_refused():
+    episode = Episode(
+        support=torch.eye(2), support_labels=torch.tensor([0, 1]), query=torch.eye(2), class_ids=torch.tensor([0, 1])
+    )
+    with pytest.raises(ValueError, match=r"^EM needs at least one layer, got class_balance and temperature of none$"):
+        run_em(gaussian_likelihood(episode, precision=1.0), torch.empty(0), torch.empty(0))
+
+
 def test_proportions_are_of_real_queries():
     u = torch.tensor([[0.25, 0.75], [1.0, 0.0], [0.5, 0.5]])
     assert proportions(u).tolist() == pytest.approx([1.75 / 3, 1.25 / 3])
