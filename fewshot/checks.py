@@ -48,18 +48,20 @@ def check_choice(what: str, value: str, known: Iterable[str]) -> str:
     raise ValueError(f"unknown {what} {value!r}{did_you_mean(str(value), names)} Known: {', '.join(names)}")
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``": did you mean 'x'?"`` with the nearest known word, or ``"."`` if none is near.
+def did_you_mean(word: str, known: Iterable[str], *, n_nearest: int = 1) -> str:
+    """Return ``": did you mean 'x'?"`` with the nearest known words, or ``"."`` if none is near.
 
     Examples
     --------
     >>> did_you_mean("epsode", ["episode", "train"])
     ": did you mean 'episode'?"
+    >>> did_you_mean("layer5", ["layer1", "layer4", "fc"], n_nearest=3)
+    ": did you mean 'layer4' or 'layer1'?"
     >>> did_you_mean("x", ["episode", "train"])
     '.'
     """
-    nearest = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f": did you mean {nearest[0]!r}?" if nearest else "."
+    nearest = difflib.get_close_matches(word, list(known), n=n_nearest, cutoff=0.5)
+    return f": did you mean {' or '.join(map(repr, nearest))}?" if nearest else "."
 
 
 def check_finite(what: str, values: Tensor) -> Tensor:

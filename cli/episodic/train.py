@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from ..shared.options import (
     refuse_unused,
     resolve_device,
     run_options,
+    settings_object,
+    settings_of,
     small_class_option,
     whole_numbers,
 )
@@ -41,7 +43,6 @@ __all__ = ["train"]
 
 MIX = "mix"
 _LEARNED = ("class_balance", "temperature", "scale")
-_FIELDS = [field.name for field in fields(TrainingExperiment)]
 _COUNT = click.IntRange(min=1)
 
 
@@ -173,7 +174,7 @@ def unem(context: click.Context, /, **settings: Any) -> None:
       fewshot train unem --features digits --classes 0-4 --out unem.safetensors
       fewshot episode --features digits --classes 5-9 --method unem --weights unem.safetensors
     """  # noqa: D301 (click's own mark)
-    experiment = TrainingExperiment(**{name: settings.pop(name) for name in _FIELDS})
+    experiment = settings_object(context, TrainingExperiment, settings)
     _check_applicable(context, experiment)
     files = TrainingFiles(**settings)
     check_folder(files.out)
@@ -226,7 +227,7 @@ def _train(files: TrainingFiles, experiment: TrainingExperiment) -> dict[str, An
     save_unem(result.model, files.out, result.training)
     resolved = {"n_way": result.n_way, "effective_ways": list(result.effective_ways), "device": str(device)}
     return {
-        "settings": {**asdict(files), **asdict(experiment), **resolved},
+        "settings": {**settings_of(files), **settings_of(experiment), **resolved},
         "features": describe_pool(files.features, pool),
         "protocol": result.protocol,
         "training": result.training,

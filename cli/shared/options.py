@@ -28,13 +28,17 @@ __all__ = [
     "check_folder",
     "choice",
     "class_positions",
+    "count_option",
     "default",
     "describe_pool",
     "device_option",
     "document_head",
+    "features_option",
     "flag",
     "given_options",
     "json_option",
+    "key_and_value_option",
+    "labels_option",
     "load_pool",
     "number_list",
     "pool_options",
@@ -44,11 +48,14 @@ __all__ = [
     "resolve_device",
     "run_options",
     "run_options_with",
+    "settings_object",
+    "settings_of",
     "usage_errors",
     "whole_numbers",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+Settings = TypeVar("Settings")
 Decorator = Callable[[Any], Any]
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
@@ -73,6 +80,35 @@ def default(settings: type, name: str) -> Any:
     """
     field = next(field for field in fields(settings) if field.name == name)
     return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def settings_object(context: click.Context, kind: type[Settings], words: dict[str, Any]) -> Settings:
+    """Move the fields of a library's settings out of a command's words, and build the settings.
+
+    Raises
+    ------
+    click.UsageError
+        If the settings do not fit together.
+    """
+    names = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
+    with usage_errors(context):
+        return kind(**{name: words.pop(name) for name in names if name in words})
+
+
+@contextmanager
+def usage_errors(context: click.Context) -> Iterator[None]:
+    """Report settings that do not fit together as wrong words: exit code 2, each setting by its option's name."""
+    try:
+        yield
+    except SettingError as error:
+        raise click.UsageError(error.worded(option_name), context) from error
+    except ValueError as error:
+        raise click.UsageError(str(error), context) from error
+
+
+def settings_of(settings: Any) -> dict[str, Any]:
+    """Return a library's settings by name, for the JSON document."""
+    return {field.name: getattr(settings, field.name) for field in fields(settings) if field.init}
 
 
 def given_options(context: click.Context) -> set[str]:
@@ -120,15 +156,6 @@ def refuse_together(context: click.Context, why: str, names: Iterable[str]) -> N
         raise click.UsageError(f"{why}: leave out {', '.join(useless)}", context)
 
 
-@contextmanager
-def usage_errors(context: click.Context) -> Iterator[None]:
-    """Report settings that do not fit together as wrong words: exit code 2, each setting by its option's name."""
-    try:
-        yield
-    except SettingError as error:
-        raise click.UsageError(error.worded(option_name), context) from error
-
-
 def choice(words: Sequence[str]) -> dict[str, Any]:
     """Return what makes an option or argument take one of some words; another word is answered with the nearest."""
 
@@ -165,19 +192,37 @@ def number_list(default: Sequence[int]) -> dict[str, Any]:
     return {"default": ",".join(map(str, default)), "callback": read}
 
 
+def count_option(kind: type, name: str, text: str, **more: Any) -> Decorator:
+    """Return the option of a setting that is a whole number from 1, with the library's default."""
+    option = f"--{name.replace('_', '-')}"
+    return click.option(
+        option, type=click.IntRange(min=1), metavar="N", help=text, **{"default": default(kind, name), **more}
+    )
+
+
+def features_option(text: str, *, is_required: bool = True) -> Decorator:
+    """Return ``--features``, ``text`` saying which rows it takes."""
+    return click.option("--features", metavar="STORE|FILE|digits", required=is_required, help=text)
+
+
+def labels_option(
+    text: str = "Labels in place of the file's own: .npy, .txt (one a line) or .csv, row for row.",
+) -> Decorator:
+    """Return ``--labels``, a file in place of the features' own labels."""
+    return click.option("--labels", metavar="FILE", help=text)
+
+
+def key_and_value_option(text: str) -> Decorator:
+    """Return ``--set KEY=VALUE``, which may be given several times."""
+    return click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=text)
+
+
 pool_options = bundle(
-    click.option(
-        "--features",
-        metavar="STORE|FILE|digits",
-        required=True,
-        help="Labelled features: a store of fewshot extract, or STORE:LAYER of it; .npz, .safetensors, .npy, .csv, "
-        ".parquet or .pt; FILE.npz:SPLIT for one split of it; or the bundled digits.",
+    features_option(
+        "Labelled features: a store of fewshot extract, or STORE:LAYER of it; .npz, .safetensors, .npy, .csv, "
+        ".parquet or .pt; FILE.npz:SPLIT for one split of it; or the bundled digits."
     ),
-    click.option(
-        "--labels",
-        metavar="FILE",
-        help="Labels in place of the file's own: .npy, .txt (one a line) or .csv, row for row.",
-    ),
+    labels_option(),
     click.option(
         "--classes",
         metavar="LIST",

@@ -159,7 +159,7 @@ def test_what_is_wrong_or_would_be_guessed_is_told(name, weights, options, messa
 
 
 def test_an_unknown_name_is_told_with_its_like(tiny):
-    with pytest.raises(ValueError, match=r"^open_clip has no model 'tiny-quickgel' \(did you mean 'tiny-quickgelu'"):
+    with pytest.raises(ValueError, match=r"^open_clip has no model 'tiny-quickgel': did you mean 'tiny-quickgelu'"):
         build_clip("tiny-quickgel", "random")
 
 

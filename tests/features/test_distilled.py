@@ -183,7 +183,7 @@ FAULTS = {
     ),
     "an unknown network": (
         lambda t, m: (t, {**m, "name": "vit_smal_patch16_224"}),
-        "unknown timm model 'vit_smal_patch16_224' (did you mean ",
+        "unknown timm model 'vit_smal_patch16_224': did you mean ",
     ),
 }
 

@@ -18,10 +18,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewshot.checks import check_choice
+from fewshot.checks import check_choice, did_you_mean
 from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, strip_prefixes, unwrap
 from fewshot.features.backbones.downloads import fetch_from_hub, fetch_from_url
-from fewshot.features.backbones.layers import did_you_mean
+from fewshot.features.backbones.layers import N_NEAREST
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.images.preprocess import Preprocess
 
@@ -177,8 +177,8 @@ def model_config(name: str) -> Any:
     open_clip = import_open_clip()
     config = open_clip.get_model_config(name)
     if config is None:
-        near = did_you_mean(name, open_clip.list_models())
-        raise ValueError(f"open_clip has no model {name!r}{near}: open_clip.list_models() has all")
+        near = did_you_mean(name, open_clip.list_models(), n_nearest=N_NEAREST)
+        raise ValueError(f"open_clip has no model {name!r}{near} open_clip.list_models() has all")
     return config
 
 

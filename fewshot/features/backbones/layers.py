@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import did_you_mean
 from fewshot.features.backbones.pooling import Known, read_output
 
 __all__ = [
@@ -16,13 +16,13 @@ __all__ = [
     "OutputNetwork",
     "as_layers",
     "check_layers",
-    "did_you_mean",
     "in_order",
     "layer_outputs",
     "read_network",
 ]
 
-_N_NEAREST = 3
+# The nearest names of many that a message lists.
+N_NEAREST = 3
 
 
 def as_layers(layers: Iterable[str | int]) -> tuple[str, ...]:
@@ -36,18 +36,6 @@ def as_layers(layers: Iterable[str | int]) -> tuple[str, ...]:
     if isinstance(layers, str):
         raise TypeError(f"layers must be a sequence of names, got the text {layers!r}: write ({layers!r},)")
     return tuple(str(layer) for layer in layers)
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return the nearest of many names as the part of a message, or nothing.
-
-    Examples
-    --------
-    >>> did_you_mean("layer5", ["layer1", "layer4", "fc"])
-    " (did you mean 'layer4' or 'layer1'?)"
-    """
-    nearest = difflib.get_close_matches(name, list(names), n=_N_NEAREST, cutoff=0.5)
-    return f" (did you mean {' or '.join(map(repr, nearest))}?)" if nearest else ""
 
 
 def layer_outputs(
@@ -139,7 +127,8 @@ def _submodule(network: nn.Module, name: str) -> nn.Module:
     names = [known for known, _ in network.named_modules(remove_duplicate=False) if known]
     if name in names:
         return network.get_submodule(name)
-    raise ValueError(f"unknown layer {name!r}{did_you_mean(name, names)}: named_modules() of the network lists them")
+    hint = did_you_mean(name, names, n_nearest=N_NEAREST)
+    raise ValueError(f"unknown layer {name!r}{hint} named_modules() of the network lists them")
 
 
 def _one_tensor(what: str, output: object) -> Tensor:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from fewshot.checks import did_you_mean
 from fewshot.features.backbones.checkpoints import load_state_dict_file, strip_prefixes, unwrap
 from fewshot.features.backbones.downloads import (
     fetch_from_hub,
@@ -22,7 +23,7 @@ from fewshot.features.backbones.downloads import (
     unreachable,
     warn_of_licence,
 )
-from fewshot.features.backbones.layers import as_layers, did_you_mean
+from fewshot.features.backbones.layers import N_NEAREST, as_layers
 from fewshot.features.backbones.pooling import check_readout
 from fewshot.features.backbones.timm_layers import read_timm
 from fewshot.features.backbones.torchvision_gate import require_torchvision
@@ -164,7 +165,8 @@ def timm_config(name: str | None) -> Any:
         known = timm.list_models(f"{name.partition('.')[0]}.*", pretrained=True)
         if "." not in name or name in known:
             return timm.get_pretrained_cfg(name)
-    raise ValueError(f"unknown timm model {name!r}{did_you_mean(name, known)}: timm.list_models() lists them")
+    hint = did_you_mean(name, known, n_nearest=N_NEAREST)
+    raise ValueError(f"unknown timm model {name!r}{hint} timm.list_models() lists them")
 
 
 def _full_name(config: Any) -> str:

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from fewshot.checks import did_you_mean
 from fewshot.features.backbones.checkpoints import load_state_dict_file, load_strictly, strip_prefixes, unwrap
 from fewshot.features.backbones.downloads import fetch_from_url, find_from_url, warn_of_licence
-from fewshot.features.backbones.layers import as_layers, did_you_mean, read_network
+from fewshot.features.backbones.layers import N_NEAREST, as_layers, read_network
 from fewshot.features.backbones.pooling import Known, check_readout
 from fewshot.features.backbones.torchvision_gate import require_torchvision
 from fewshot.features.frozen import Built
@@ -104,10 +105,8 @@ def _weights_choice(name: str | None) -> Any:
     architecture, _, tag = (name or "").partition(".")
     known = models.list_models(module=models)
     if architecture not in known:
-        raise ValueError(
-            f"unknown torchvision model {name!r}{did_you_mean(architecture, known)}: "
-            "torchvision.models.list_models() lists them"
-        )
+        hint = did_you_mean(architecture, known, n_nearest=N_NEAREST)
+        raise ValueError(f"unknown torchvision model {name!r}{hint} torchvision.models.list_models() lists them")
     choices = models.get_model_weights(architecture)
     if tag and tag not in choices.__members__:
         raise ValueError(f"unknown weights {tag!r} of {architecture}: expected one of {', '.join(choices.__members__)}")
