@@ -7,8 +7,7 @@ from collections.abc import Mapping
 import click
 from rich.table import Table
 
-from fewshot.registry.episodic import METHODS, method_options
-from fewshot.registry.incremental import INCREMENTAL_METHODS, classifier_options
+from fewshot.registry import INCREMENTAL_METHODS, METHODS
 
 from ..shared import output
 from ..shared.options import json_option
@@ -52,7 +51,7 @@ def _episodic() -> Rows:
             "is_transductive": entry.is_transductive,
             "summary": entry.summary,
             "reference": entry.reference,
-            "options": method_options(name),
+            "options": entry.options(),
         }
         for name, entry in METHODS.items()
     ]
@@ -65,7 +64,7 @@ def _incremental() -> Rows:
             "estimator": entry.class_name,
             "summary": entry.summary,
             "reference": entry.reference,
-            "options": _writable(classifier_options(name)),
+            "options": _writable(entry.options()),
         }
         for name, entry in INCREMENTAL_METHODS.items()
     ]

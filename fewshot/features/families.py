@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewshot.checks import check_choice
 from fewshot.features.frozen import Built, Extractor, Recipe
+from fewshot.parsing import parse_options as read_options
 
 __all__ = ["FAMILIES", "Family", "extractor", "extractor_options", "split_name"]
 
@@ -242,12 +243,12 @@ def split_name(name: str) -> tuple[str, str | None]:
 
 def extractor_options(family: str) -> dict[str, object]:
     """Return a family's options with their defaults."""
-    return _options(_builder(FAMILIES[family].builder))
+    return {name: option.default for name, option in _options(_builder(FAMILIES[family].builder)).items()}
 
 
-def _options(build: Callable[..., Built]) -> dict[str, object]:
+def _options(build: Callable[..., Built]) -> dict[str, inspect.Parameter]:
     return {
-        option: parameter.default
+        option: parameter
         for option, parameter in inspect.signature(build).parameters.items()
         if parameter.kind is inspect.Parameter.KEYWORD_ONLY
     }
@@ -273,22 +274,5 @@ def _check_installed(family: str) -> None:
 
 
 def parse_options(family: str, words: Sequence[str]) -> dict[str, object]:
-    """Read ``option=value`` words by the type of each option's default; ``+`` separates the values of a list."""
-    known = extractor_options(family)
-    options: dict[str, object] = {}
-    for word in words:
-        option, _, text = word.partition("=")
-        default = known[check_choice(f"option of {family}", option, known)]
-        options[option] = _parsed(option, text, default)
-    return options
-
-
-def _parsed(option: str, text: str, default: object) -> object:
-    if isinstance(default, bool):
-        return check_choice(option, text, ("true", "false")) == "true"
-    if isinstance(default, (tuple, list)):
-        return tuple(text.split("+"))
-    try:
-        return type(default)(text) if isinstance(default, (int, float)) else text
-    except ValueError:
-        raise ValueError(f"{option} must be {type(default).__name__}, got {text!r}") from None
+    """Parse ``option=value`` texts by the annotation of each option; ``+`` separates the values of a list."""
+    return read_options(family, words, _options(_builder(FAMILIES[family].builder)))

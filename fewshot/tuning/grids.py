@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from fewshot.checks import check_choice
-from fewshot.registry.episodic import build_method, method_options
+from fewshot.parsing import parse_value, split_options
+from fewshot.registry.episodic import METHODS, build_method
 
 __all__ = ["GRIDS", "Candidate", "count_combinations", "default_grid", "tuning_candidates"]
 
@@ -151,7 +152,7 @@ def tuning_candidates(
     soft-kmeans:n_layers=50 1
     """
     values = _grid_values(method, grid)
-    defaults = method_options(method.partition(":")[0])
+    defaults = METHODS[split_options(method)[0]].options()
     starts = [known.index(defaults[option]) for option, known in values.items()]  # type: ignore[arg-type]
     default = _candidate(method, values, starts, starts)
     positions = _positions([len(known) for known in values.values()], n_candidates, generator)
@@ -176,8 +177,8 @@ def count_combinations(method: str, grid: Grid | None = None) -> int:
 def _grid_values(method: str, grid: Grid | None) -> dict[str, list[Value]]:
     """Check a grid; return the values of each tuned option."""
     build_method(method)
-    name, _, held = method.partition(":")
-    fixed = [word.partition("=")[0] for word in held.split(",") if word]
+    name, held = split_options(method)
+    fixed = [word.partition("=")[0] for word in held]
     values = _values(name, _chosen(name, fixed, grid))
     if not values:
         raise ValueError(f"{_nothing_to_tune(name)}{' beside what is held' if fixed else ''}")
@@ -198,7 +199,7 @@ def _chosen(name: str, fixed: Sequence[str], grid: Grid | None) -> Grid:
 
 def _values(name: str, grid: Grid) -> dict[str, list[Value]]:
     """Return the values of each tuned option, the default among them, numbers in order."""
-    defaults = method_options(name)
+    defaults = METHODS[name].options()
     values: dict[str, list[Value]] = {}
     for option, words in grid.items():
         check_choice(f"option of {name}", option, defaults)
@@ -219,12 +220,9 @@ def _with_default(what: str, words: Sequence[Value], default: object) -> list[Va
 
 def _parsed(what: str, word: Value, default: Value) -> Value:
     """Return a value in the type of the default."""
-    if isinstance(default, bool):
-        return check_choice(what, f"{word}".lower(), ("true", "false")) == "true"
-    try:
-        value = type(default)(f"{word}")
-    except ValueError:
-        raise ValueError(f"{what} must be {type(default).__name__}, got {word!r}") from None
+    text = f"{word}".lower() if isinstance(default, bool) else f"{word}"
+    value = parse_value(what, text, type(default).__name__)
+    assert isinstance(value, (bool, int, float, str))
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"{what} must be a finite number, got {word!r}")
     return value
@@ -272,7 +270,7 @@ def _check_builds(method: str) -> None:
 
 
 def _nothing_to_tune(name: str) -> str:
-    options = [option for option in method_options(name) if option not in _FACTS]
+    options = [option for option in METHODS[name].options() if option not in _FACTS]
     if not options:
         return f"{name} has no options to tune"
     return f"no values are known for {name}: give some of its options ({', '.join(options)}) values to try"

@@ -21,7 +21,7 @@ from rich.console import Console
 from fewshot.evaluation.sessions import SessionResults, evaluate_sessions
 from fewshot.features import FeatureSet, load_features
 from fewshot.metrics.classification import mean_interval
-from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier, classifier_options
+from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
 
 FEW = ("--features", "digits", "--draws", 3)
 NAMES = ("crow", "gull", "jay", "owl", "tit", "wren")
@@ -443,7 +443,7 @@ def test_every_incremental_method_is_listed() -> None:
     for name, entry in INCREMENTAL_METHODS.items():
         row = rows[name]
         assert (row["estimator"], row["summary"], row["reference"]) == entry[:3]
-        options = classifier_options(name)
+        options = INCREMENTAL_METHODS[name].options()
         assert row["options"] == {key: options[key] for key in row["options"]}
         assert all(isinstance(options[key], tuple) for key in options.keys() - row["options"].keys())
         assert all(word in lines[name] for word in entry[:3])

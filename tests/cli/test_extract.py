@@ -146,7 +146,7 @@ def test_labels_come_from_a_table_or_not_at_all(images, tmp_path, unet):
         (["--extractor", "adm:no_such", "--weights", "random"], "unknown"),
         (["--extractor", "nobody:x"], "Error: unknown family of extractors 'nobody'. Known: adm, "),
         (["--option", "sise=32"], "Error: unknown option of efficientnet_lite 'sise': did you mean 'size'? Known: "),
-        (["--option", "size=big"], "Error: size must be int, got 'big'"),
+        (["--option", "size=big"], "Error: efficientnet_lite:size must be a whole number, got 'big'"),
     ],
 )
 def test_wrong_words_are_answered_before_any_work(images, tmp_path, words, message):

@@ -191,7 +191,7 @@ def test_a_held_option_stays(features: Path) -> None:
         (2, ("--method", "padle"), "unknown method 'padle': did you mean 'paddle'? Known: "),
         (2, ("--method", "paddle,unem"), "one method at a time: run fewshot tune for each"),
         (2, ("--method", "simpleshot"), "Error: simpleshot has no options to tune"),
-        (2, ("--method", "paddle:n_layers=x"), "Error: paddle:n_layers must be int, got 'x'"),
+        (2, ("--method", "paddle:n_layers=x"), "Error: paddle:n_layers must be a whole number, got 'x'"),
         (2, ("--grid", "is_normalised=true"),
          "Error: unknown option of logistic-regression 'is_normalised': did you mean 'is_normalized'? Known: "),
         (2, ("--grid", "inverse_penalty"), "needs OPTION=VALUE,VALUE,...; got 'inverse_penalty'"),

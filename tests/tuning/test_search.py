@@ -15,7 +15,7 @@ from scipy.stats import norm
 
 from fewshot import load_tuned, save_tuned, tune, tuning_candidates
 from fewshot.evaluation.episodes import evaluate_episodes
-from fewshot.registry.episodic import METHODS, build_method, method_options
+from fewshot.registry.episodic import METHODS, build_method
 from fewshot.tuning import search as tuning
 from fewshot.tuning.grids import GRIDS, Candidate, count_combinations, default_grid
 from fewshot.tuning.search import choose
@@ -49,7 +49,7 @@ def regimes(labels: torch.Tensor) -> dict[str, EpisodeSampler]:
 @pytest.mark.parametrize("name", GRIDS)
 def test_every_grid_holds_its_method_and_only_values_that_it_takes(name: str) -> None:
     found = tuning_candidates(name)
-    defaults = method_options(name)
+    defaults = METHODS[name].options()
     assert found[0].options == {option: defaults[option] for option in GRIDS[name]}
     assert build_method(found[0].method).describe() == build_method(name).describe()
     assert len({candidate.method for candidate in found}) == len(found) == count_combinations(name) > 1
@@ -114,14 +114,14 @@ def test_every_combination_can_be_drawn() -> None:
          "paddle:n_layers is held at one value and tuned: leave out one of the two"),
         ("paddle", {"n_layer": [5]},
          "unknown option of paddle 'n_layer': did you mean 'n_layers'? Known: class_balance, n_layers"),
-        ("paddle", {"n_layers": ["5.5"]}, "paddle:n_layers must be int, got '5.5'"),
-        ("paddle", {"n_layers": [5.5]}, "paddle:n_layers must be int, got 5.5"),
+        ("paddle", {"n_layers": ["5.5"]}, "paddle:n_layers must be a whole number, got '5.5'"),
+        ("paddle", {"n_layers": [5.5]}, "paddle:n_layers must be a whole number, got '5.5'"),
         ("paddle", {"class_balance": ["inf"]}, "paddle:class_balance must be a finite number, got 'inf'"),
         ("paddle", {"class_balance": [-1]}, "paddle:class_balance=-1.0: class_balance must not be negative, got -1.0"),
         ("paddle", {"class_balance": ["1"]}, "the grid holds nothing but the default of paddle: name other values"),
         ("em-dirichlet", {"inputs": ["cosines"]}, "em-dirichlet:inputs says what the features are and is not tuned: "
          "give it with the method, as in em-dirichlet:inputs=embeddings"),
-        ("laplacian-shot", {"is_rectified": ["no"]}, "unknown laplacian-shot:is_rectified 'no'. Known: false, true"),
+        ("laplacian-shot", {"is_rectified": ["no"]}, "laplacian-shot:is_rectified must be true or false, got 'no'"),
         ("paddle", {"n_layers": range(1, 2000), "class_balance": range(600)},
          "the grid has 1,199,400 combinations, at most 1,000,000 can be: name fewer values"),
     ],

@@ -116,12 +116,12 @@ class UNEM(nn.Module):
         self.raw_scale = nn.Parameter(_inverse_softplus(torch.full((len(shots),), initial_scale)))
 
     @classmethod
-    def from_preset(cls, name: str = DEFAULT_PRESET) -> UNEM:
+    def from_preset(cls, preset: str = DEFAULT_PRESET) -> UNEM:
         """Return a model with learned numbers that ship with the library: good without any training.
 
         Parameters
         ----------
-        name : str
+        preset : str
             One of `fewshot.episodic.unem.presets.PRESETS`.
 
         Raises
@@ -129,13 +129,13 @@ class UNEM(nn.Module):
         ValueError
             If there is no such preset.
         """
-        preset = PRESETS[check_choice("preset", name, PRESETS)]
-        model = cls(len(preset.temperature[0]), shots=preset.shots, likelihood=preset.likelihood)
+        learned = PRESETS[check_choice("preset", preset, PRESETS)]
+        model = cls(len(learned.temperature[0]), shots=learned.shots, likelihood=learned.likelihood)
         with torch.no_grad():
-            model.raw_class_balance.copy_(_inverse_softplus(torch.tensor(preset.class_balance)))
-            model.raw_temperature.copy_(_inverse_softplus(torch.tensor(preset.temperature) - 1))
-            model.raw_scale.copy_(_inverse_softplus(torch.tensor(preset.scale)))
-        model.origin = f"preset {name!r}, {preset.origin}"
+            model.raw_class_balance.copy_(_inverse_softplus(torch.tensor(learned.class_balance)))
+            model.raw_temperature.copy_(_inverse_softplus(torch.tensor(learned.temperature) - 1))
+            model.raw_scale.copy_(_inverse_softplus(torch.tensor(learned.scale)))
+        model.origin = f"preset {preset!r}, {learned.origin}"
         return model
 
     @property
