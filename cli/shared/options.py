@@ -92,7 +92,12 @@ def settings_object(context: click.Context, kind: type[Settings], words: dict[st
     """
     names = [field.name for field in fields(kind) if field.init]  # type: ignore[arg-type]
     with usage_errors(context):
-        return kind(**{name: words.pop(name) for name in names if name in words})
+        try:
+            return kind(**{name: words.pop(name) for name in names if name in words})
+        except SettingError:
+            raise
+        except ValueError as error:  # of a part, such as a method's option
+            raise click.UsageError(str(error), context) from error
 
 
 @contextmanager
@@ -102,8 +107,6 @@ def usage_errors(context: click.Context) -> Iterator[None]:
         yield
     except SettingError as error:
         raise click.UsageError(error.worded(option_name), context) from error
-    except ValueError as error:
-        raise click.UsageError(str(error), context) from error
 
 
 def settings_of(settings: Any) -> dict[str, Any]:
