@@ -22,7 +22,7 @@ with warnings.catch_warnings():
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def in_inference_mode():
     with torch.inference_mode():
         yield
