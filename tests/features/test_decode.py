@@ -549,7 +549,7 @@ def test_a_missing_pillow_is_named_with_what_mends_it(monkeypatch):
 
 
 def test_nothing_of_pil_is_loaded_before_an_image_is_decoded():
-    modules = ("decode", "preprocess", "views", "sources")
+    modules = ("decode", "preprocess", "views", "listing")
     imports = "; ".join(f"import fewshot.features.images.{module}" for module in modules)
     statement = (
         f"import torch, sys; before = 'PIL' in sys.modules; {imports}; assert before or 'PIL' not in sys.modules"
