@@ -19,7 +19,7 @@ from fewshot.estimators.arrays import ArrayLike, like, read_features
 from fewshot.estimators.labelled_rows import Labels, is_missing, listed, read_labelled, warn_of_queries
 from fewshot.estimators.labels import in_order, label_array, with_unknown
 from fewshot.registry.episodic import build_method
-from fewshot.rejection import calibration_scores, is_rejected, known_p_values, smallest_share, strangeness
+from fewshot.rejection import calibration_scores, is_rejected, known_p_values, nonconformity, smallest_share
 
 __all__ = ["DEFAULT_METHOD", "FewShotClassifier"]
 
@@ -58,7 +58,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     support_, support_labels_ : Tensor (n_support, n_features) and (n_support,)
         The labelled items, and the position of their label in ``classes_``.
     calibration_scores_ : Tensor (n_support,)
-        How strange support items are to classes that were learned without them; see `fewshot.rejection`.
+        Leave-one-out non-conformity scores of the support items; see `fewshot.rejection`.
     transduction_ : array or Tensor (n,)
         After `fit_predict`: a label for each row.
     label_distributions_ : array or Tensor (n, n_classes)
@@ -276,7 +276,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _p_values(self, features: Tensor) -> Tensor:
         own = (self.support_, self.support_labels_, len(self.classes_))
-        scores = torch.cat([strangeness(rows, *own) for rows in torch.split(features, self.max_queries)])
+        scores = torch.cat([nonconformity(rows, *own) for rows in torch.split(features, self.max_queries)])
         return known_p_values(scores, self.calibration_scores_)
 
     def _answered(self, features: Tensor, positions: Tensor) -> Tensor:

@@ -1,10 +1,11 @@
-"""Trained models ⇄ disk."""
+"""Trained models ⇄ disk: UNEM, incremental classifiers and category discoverers in safetensors files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +22,23 @@ if TYPE_CHECKING:
 
 __all__ = ["load_classifier", "load_discoverer", "load_unem", "save_classifier", "save_discoverer", "save_unem"]
 
-_KIND = "unem"
-_CLASSIFIER = "classifier"
-_DISCOVERER = "discoverer"
+Model = TypeVar("Model")
 _CENTER = "setting.center"
 _DTYPES = {"float32": torch.float32, "float64": torch.float64}
+
+
+class _Kind(NamedTuple):
+    """A kind of model file: its key, noun and advice for error messages, and the key of the model's origin."""
+
+    key: str
+    noun: str
+    advice: str
+    origin: str
+
+
+_UNEM = _Kind("unem", "UNEM model", "train it again with `fewshot train`", "training")
+_CLASSIFIER = _Kind("classifier", "classifier", "learn it again with `fewshot learn`", "source")
+_DISCOVERER = _Kind("discoverer", "discoverer", "fit and save it again", "source")
 
 
 def save_unem(model: UNEM, path: str | Path, training: Mapping[str, object] | None = None) -> None:
@@ -36,14 +49,14 @@ def save_unem(model: UNEM, path: str | Path, training: Mapping[str, object] | No
     model : UNEM
     path : str or Path
     training : mapping, optional
-        What the model was trained on (JSON values), such as the names of its classes.
+        The training data and settings as JSON values, such as the names of the classes.
     """
     metadata = {"settings": model.settings(), "origin": model.origin, "training": dict(training or {})}
-    save_tensors(path, model.state_dict(), kind=_KIND, metadata=metadata)
+    save_tensors(path, model.state_dict(), kind=_UNEM.key, metadata=metadata)
 
 
 def load_unem(path: str | Path) -> tuple[UNEM, dict[str, object]]:
-    """Read a UNEM model and what it was trained on.
+    """Read a UNEM model and the facts of its training.
 
     Raises
     ------
@@ -52,15 +65,9 @@ def load_unem(path: str | Path) -> tuple[UNEM, dict[str, object]]:
     ValueError
         If it is not a UNEM model of this library.
     """
-    tensors, metadata = load_tensors(path, kind=_KIND)
-    try:
-        model = UNEM(**metadata["settings"])  # type: ignore[arg-type]
-        model.load_state_dict(tensors)
-        model.origin = f"{metadata['origin']} ({Path(path).name})"
-        return model, dict(metadata["training"])  # type: ignore[call-overload]
-    except (KeyError, TypeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"{path} is not a whole UNEM model ({reason}): train it again with `fewshot train`") from error
+    model, training = _restored(path, _UNEM, _unem)
+    model.origin = f"{model.origin} ({Path(path).name})"
+    return model, training
 
 
 def save_classifier(model: IncrementalClassifier, path: str | Path, source: Mapping[str, object] | None = None) -> None:
@@ -72,23 +79,23 @@ def save_classifier(model: IncrementalClassifier, path: str | Path, source: Mapp
         Fitted; its labels are strings, numbers or booleans.
     path : str or Path
     source : mapping, optional
-        What made the features (`FeatureSet.source`).
+        The source of the features (`FeatureSet.source`).
 
     Raises
     ------
     TypeError
-        If a label or a setting is of a kind that JSON cannot say.
+        If a label or a setting has no JSON form.
     """
     settings = model.get_params(deep=False)
     tensors = model.tensors()
     if isinstance(settings.get("center"), (Tensor, np.ndarray, list, tuple)):
         tensors |= {_CENTER: torch.as_tensor(settings.pop("center"))}
     metadata = _metadata(model, settings, source)
-    save_tensors(path, tensors, kind=_CLASSIFIER, metadata=metadata)
+    save_tensors(path, tensors, kind=_CLASSIFIER.key, metadata=metadata)
 
 
 def load_classifier(path: str | Path) -> tuple[IncrementalClassifier, dict[str, object]]:
-    """Read an incremental classifier, and what made its features.
+    """Read an incremental classifier, and the source of its features.
 
     Raises
     ------
@@ -97,20 +104,7 @@ def load_classifier(path: str | Path) -> tuple[IncrementalClassifier, dict[str, 
     ValueError
         If it is not a classifier of this library.
     """
-    tensors, metadata = load_tensors(path, kind=_CLASSIFIER)
-    found: Any = metadata
-    try:
-        settings = _read_settings(found["settings"])
-        if _CENTER in tensors:
-            settings["center"] = tensors.pop(_CENTER)
-        name = check_choice("classifier", found["class"], incremental.__all__)
-        model: IncrementalClassifier = getattr(incremental, name)(**settings)
-        return model.restore(found["classes"], tensors, found["n_features"], _DTYPES[found["dtype"]]), dict(
-            found["source"]
-        )
-    except (KeyError, TypeError, RuntimeError, StopIteration) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole classifier ({reason}): learn it again with `fewshot learn`") from error
+    return _restored(path, _CLASSIFIER, _classifier)
 
 
 def save_discoverer(model: CategoryDiscoverer, path: str | Path, source: Mapping[str, object] | None = None) -> None:
@@ -122,20 +116,20 @@ def save_discoverer(model: CategoryDiscoverer, path: str | Path, source: Mapping
         Fitted; its known labels are strings, numbers or booleans. Its trace is not kept.
     path : str or Path
     source : mapping, optional
-        What made the features (`FeatureSet.source`).
+        The source of the features (`FeatureSet.source`).
 
     Raises
     ------
     TypeError
-        If a label or a setting is of a kind that JSON cannot say.
+        If a label or a setting has no JSON form.
     """
     settings = {name: value for name, value in model.get_params(deep=False).items() if name != "progress"}
     metadata = _metadata(model, settings, source) | {"n_known": model.n_known_}
-    save_tensors(path, model.tensors(), kind=_DISCOVERER, metadata=metadata)
+    save_tensors(path, model.tensors(), kind=_DISCOVERER.key, metadata=metadata)
 
 
 def load_discoverer(path: str | Path) -> tuple[CategoryDiscoverer, dict[str, object]]:
-    """Read a category discoverer, to `predict` with, and what made its features.
+    """Read a category discoverer, to `predict` with, and the source of its features.
 
     Raises
     ------
@@ -144,29 +138,58 @@ def load_discoverer(path: str | Path) -> tuple[CategoryDiscoverer, dict[str, obj
     ValueError
         If it is not a discoverer of this library.
     """
-    tensors, metadata = load_tensors(path, kind=_DISCOVERER)
+    return _restored(path, _DISCOVERER, _discoverer)
+
+
+def _restored(
+    path: str | Path, kind: _Kind, build: Callable[[dict[str, Tensor], Any], Model]
+) -> tuple[Model, dict[str, object]]:
+    """Read a file, and build its model from tensors and metadata; return the model and its origin."""
+    tensors, metadata = load_tensors(path, kind=kind.key)
     found: Any = metadata
     try:
-        name = check_choice("discoverer", found["class"], discovery.__all__)
-        model: CategoryDiscoverer = getattr(discovery, name)(**_read_settings(found["settings"]))
-        dtype = _DTYPES[found["dtype"]]
-        model.restore(found["classes"], tensors, found["n_known"], found["n_features"], dtype)
-        return model, dict(found["source"])
+        return build(tensors, found), dict(found[kind.origin])
     except (KeyError, TypeError, RuntimeError, StopIteration) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} is not a whole discoverer ({reason}): fit and save it again") from error
+        raise ValueError(f"{path} is not a whole {kind.noun} ({reason}): {kind.advice}") from error
+
+
+def _unem(tensors: dict[str, Tensor], metadata: Any) -> UNEM:
+    model = UNEM(**metadata["settings"])
+    model.load_state_dict(tensors)
+    model.origin = metadata["origin"]
+    return model
+
+
+def _classifier(tensors: dict[str, Tensor], metadata: Any) -> IncrementalClassifier:
+    center = {"center": tensors.pop(_CENTER)} if _CENTER in tensors else {}
+    model: IncrementalClassifier = _estimator(_CLASSIFIER, incremental, metadata, **center)
+    return model.restore(metadata["classes"], tensors, metadata["n_features"], _DTYPES[metadata["dtype"]])
+
+
+def _discoverer(tensors: dict[str, Tensor], metadata: Any) -> CategoryDiscoverer:
+    model: CategoryDiscoverer = _estimator(_DISCOVERER, discovery, metadata)
+    dtype = _DTYPES[metadata["dtype"]]
+    return model.restore(metadata["classes"], tensors, metadata["n_known"], metadata["n_features"], dtype)
+
+
+def _estimator(kind: _Kind, package: ModuleType, metadata: Any, **settings: object) -> Any:
+    """Build an estimator of one of the public classes of a package, from its settings with JSON's lists as tuples."""
+    name = check_choice(kind.noun, metadata["class"], package.__all__)
+    stored = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata["settings"].items()}
+    return getattr(package, name)(**stored, **settings)
 
 
 def _metadata(
     model: IncrementalClassifier | CategoryDiscoverer,
-    settings: Mapping[str, Any],
+    settings: Mapping[str, object],
     source: Mapping[str, object] | None,
-) -> dict[str, Any]:
-    """Return what makes an estimator again, but for its tensors."""
+) -> dict[str, object]:
+    """Return everything that restores an estimator, except its tensors."""
     labels = model.classes_.tolist()
-    strange = next((label for label in labels if not isinstance(label, (str, int, float))), None)
-    if strange is not None:
-        raise TypeError(f"labels must be strings or numbers to be saved, got {strange!r}")
+    unsupported = next((label for label in labels if not isinstance(label, (str, int, float))), None)
+    if unsupported is not None:
+        raise TypeError(f"labels must be strings or numbers to be saved, got {unsupported!r}")
     return {
         "class": type(model).__name__,
         "settings": dict(settings),
@@ -175,8 +198,3 @@ def _metadata(
         "dtype": str(model.dtype_).removeprefix("torch."),
         "source": dict(source or {}),
     }
-
-
-def _read_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Return settings with JSON's lists as tuples."""
-    return {option: tuple(value) if isinstance(value, list) else value for option, value in settings.items()}

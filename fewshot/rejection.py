@@ -1,12 +1,13 @@
-r"""Tell what is of no known class: a distance, what it is for known items, and the share of these that lie farther.
+r"""Open-set rejection: a nearest-class distance and its conformal p-value, calibrated leave-one-out on the support.
 
-The strangeness of an item is its squared distance to the nearest class mean, each in its own unit of expectation,
+The non-conformity score of an item is its squared distance to the nearest class mean, in units of its expectation,
 
     s(x) = min_k ‖x - m_k‖² / (1 + 1/n_k),     features scaled to unit length, m_k the mean of the n_k items of class k.
 
-An item of class k that is not among the n_k has E ‖x - m_k‖² = (1 + 1/n_k) tr Σ_k, whatever n_k is; so a support item
-held against its own class *without itself*, n_k - 1 items, has the same statistic as a query of that class, and the
-support calibrates: the p-value of a query is (1 + #{calibrating items with s_i >= s}) / (n_calibrating + 1).
+An item of class k that is not among the n_k has E ‖x - m_k‖² = (1 + 1/n_k) tr Σ_k, whatever n_k is; so the
+leave-one-out score of a support item, against the mean of the other n_k - 1 items of its class, has the expectation of
+a query's. The support therefore calibrates: the p-value of a query is
+(1 + #{calibration scores s_i >= s}) / (n_calibration + 1).
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from torch import Tensor
 
 from fewshot.prototypes import class_counts, class_means, l2_normalize, one_hot
 
-__all__ = ["calibration_scores", "is_rejected", "known_p_values", "smallest_share", "strangeness"]
+__all__ = ["calibration_scores", "is_rejected", "known_p_values", "nonconformity", "smallest_share"]
 
 
-def strangeness(query: Tensor, support: Tensor, support_labels: Tensor, n_way: int) -> Tensor:
-    """Return how far queries are from the nearest class: s(x) = min_k ‖x - m_k‖² / (1 + 1/n_k), unit lengths.
+def nonconformity(query: Tensor, support: Tensor, support_labels: Tensor, n_way: int) -> Tensor:
+    """Compute the non-conformity score s(x) = min_k ‖x - m_k‖² / (1 + 1/n_k) of queries, at unit length.
 
     Parameters
     ----------
@@ -37,33 +38,33 @@ def strangeness(query: Tensor, support: Tensor, support_labels: Tensor, n_way: i
 
     Notes
     -----
-    Why unit lengths: the area under the curve of known against unknown queries, 5 classes of 5 support items, 10
+    Why unit length: AUROC of known against unknown queries, 5 classes of 5 support items, 10
     queries of each and 10 of each of 5 other classes, 400 episodes, all intervals below ±0.01:
 
     ==================================  ======  =====  =============  ==========
     features                            MoCo    CUB    Tiny-ImageNet  Omniglot
     ==================================  ======  =====  =============  ==========
-    as they are                         0.940   0.786  0.779          0.958
+    unscaled                            0.940   0.786  0.779          0.958
     unit length                         0.940   0.889  0.857          0.990
-    centred on the support, then unit   0.919   0.874  0.866          0.983
+    support mean removed, then unit     0.919   0.874  0.866          0.983
     unit length, means too (cosines)    0.948   0.886  0.856          0.990
     ==================================  ======  =====  =============  ==========
 
-    With unit lengths, of queries called unknown at p <= 0.05 there were 3.1, 4.2, 3.4 and 3.6 % of the known ones, and
-    37, 43, 29 and 85 % of the unknown ones.
+    At unit length, p <= 0.05 rejected 3.1, 4.2, 3.4 and 3.6 % of the known queries, and 37, 43, 29 and 85 % of the
+    unknown ones.
 
     Examples
     --------
     >>> support, labels = torch.eye(2), torch.tensor([0, 1])
-    >>> strangeness(torch.tensor([[5.0, 0.0], [-1.0, 0.0]]), support, labels, 2).tolist()
+    >>> nonconformity(torch.tensor([[5.0, 0.0], [-1.0, 0.0]]), support, labels, 2).tolist()
     [0.0, 1.0]
     """
-    query, support = _centred(query, support)
+    query, support = _centered(query, support)
     return _class_scores(query, support, support_labels, n_way).amin(-1)
 
 
 def calibration_scores(support: Tensor, support_labels: Tensor, n_way: int) -> Tensor:
-    """Return what support items would score as queries: each against its own class without itself, and the others.
+    """Compute leave-one-out scores of support items: each against its own class without itself, and the other classes.
 
     s_i = min( ‖x_i - m_y‖² n_y / (n_y - 1), min_{k != y} ‖x_i - m_k‖² / (1 + 1/n_k) ), in closed form.
 
@@ -77,7 +78,7 @@ def calibration_scores(support: Tensor, support_labels: Tensor, n_way: int) -> T
     Returns
     -------
     Tensor (..., n_support)
-        Minus infinity for the only item of its class, which calibrates nothing.
+        Minus infinity for the only item of its class, which does not calibrate.
 
     Examples
     --------
@@ -85,7 +86,7 @@ def calibration_scores(support: Tensor, support_labels: Tensor, n_way: int) -> T
     >>> [round(score, 4) for score in calibration_scores(support, torch.tensor([0, 0, 1]), 2).tolist()]
     [1.0, 1.0, -inf]
     """
-    (support,) = _centred(support)
+    (support,) = _centered(support)
     scores = _class_scores(support, support, support_labels, n_way)
     counts = class_counts(support_labels, n_way, support.dtype)
     own = one_hot(support_labels, n_way, support.dtype) > 0
@@ -95,27 +96,26 @@ def calibration_scores(support: Tensor, support_labels: Tensor, n_way: int) -> T
 
 
 def known_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
-    """Return the share of known items that are at least as strange: p = (1 + #{s_i >= s}) / (n_calibrating + 1).
+    """Compute conformal p-values of the hypothesis "known class": p = (1 + #{s_i >= s}) / (n_calibration + 1).
 
     Parameters
     ----------
     scores : Tensor (..., n_queries)
-        Of `strangeness`.
+        Of `nonconformity`.
     calibration : Tensor (..., n_support)
-        Of `calibration_scores`; minus infinity does not count.
+        Of `calibration_scores`; minus infinity is left out.
 
     Returns
     -------
     Tensor (..., n_queries)
-        In (0, 1]: a query of a known class has a value of at most a with a probability of about a. 1 where nothing
-        calibrates.
+        In (0, 1]: for a query of a known class, p <= a with a probability of about a. 1 without calibration scores.
 
     Notes
     -----
-    If calibrating items and query were exchangeable the probability would be at most a, by conformal prediction. They
+    If calibration items and query were exchangeable the probability would be at most a, by conformal prediction. They
     nearly are: the items share class means with one another. Of the bundled digits, six of each labelled at random,
-    4.7 % of the others have p <= 0.05 (2 to 15 of each: 2.7 to 6.3 %). Labelled items of another kind than the queries
-    break the promise: with the first 60 digits labelled, which other people wrote, it is 18 %.
+    4.7 % of the others have p <= 0.05 (2 to 15 of each: 2.7 to 6.3 %). The guarantee fails where labelled items and
+    queries are distributed differently: with the first 60 digits labelled, which other people wrote, it is 18 %.
 
     Source
     ------
@@ -128,13 +128,13 @@ def known_p_values(scores: Tensor, calibration: Tensor) -> Tensor:
     """
     ordered = calibration.sort(-1).values
     n_below = torch.searchsorted(ordered.contiguous(), scores.contiguous())
-    n_calibrating = (calibration > -torch.inf).sum(-1, keepdim=True)
+    n_calibration = (calibration > -torch.inf).sum(-1, keepdim=True)
     n_above = (calibration.shape[-1] - n_below).to(scores.dtype)
-    return ((1 + n_above) / (1 + n_calibrating)).clamp(max=1)
+    return ((1 + n_above) / (1 + n_calibration)).clamp(max=1)
 
 
 def smallest_share(calibration: Tensor) -> Tensor:
-    """Return the least p-value that can be had, 1 / (n_calibrating + 1), shape (...).
+    """Compute the smallest possible p-value, 1 / (n_calibration + 1), shape (...).
 
     Examples
     --------
@@ -145,7 +145,7 @@ def smallest_share(calibration: Tensor) -> Tensor:
 
 
 def is_rejected(p_values: Tensor, share: float) -> Tensor:
-    """Return which queries are called unknown: those with p <= ``share``, of any shape.
+    """Reject the queries with p <= ``share``, of any shape.
 
     Examples
     --------
@@ -155,8 +155,8 @@ def is_rejected(p_values: Tensor, share: float) -> Tensor:
     return p_values <= share
 
 
-def _centred(*features: Tensor) -> list[Tensor]:
-    """Scale items to unit length and move the last ones' mean to zero, which keeps rounding out of the distances."""
+def _centered(*features: Tensor) -> list[Tensor]:
+    """Scale items to unit length and subtract the mean of the last ones, which avoids cancellation in the distances."""
     units = [l2_normalize(items) for items in features]
     center = units[-1].mean(-2, keepdim=True)
     return [items - center for items in units]

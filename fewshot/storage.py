@@ -1,8 +1,8 @@
 """Tensors and metadata to disk and back: safetensors, atomic, versioned, never pickle.
 
 A file holds its tensors and, under the one metadata key ``fewshot``, a line of JSON: its kind ("features", a method's
-name, ...), the format version and what the writer had to say. One key, since safetensors stores several in random
-order: equal contents give equal bytes.
+name, ...), the format version and the writer's metadata. One key, since safetensors stores several in random order:
+equal contents give equal bytes.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def save_tensors(
     tensors
         Dense tensors of any shape, dtype and device, no two of them sharing memory.
     kind
-        What the file holds; `load_tensors` must ask for the same.
+        Kind of contents; `load_tensors` must ask for the same.
     metadata
-        Anything JSON can say. Tuples come back as lists.
+        JSON values. Tuples come back as lists.
 
     Raises
     ------
     TypeError
-        If JSON cannot say ``metadata``.
+        If ``metadata`` has no JSON form.
     FileNotFoundError
         If the folder does not exist.
 
@@ -64,21 +64,21 @@ def save_tensors(
 
 
 def load_tensors(path: str | os.PathLike[str], *, kind: str) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """Read what `save_tensors` wrote.
+    """Read tensors and metadata from a file of `save_tensors`.
 
     Parameters
     ----------
     path
         The file.
     kind
-        The kind it was saved as.
+        The kind that it was saved as.
 
     Returns
     -------
     tensors
         By name, on the CPU.
     metadata
-        As it was given to `save_tensors`.
+        As given to `save_tensors`.
 
     Raises
     ------
@@ -120,7 +120,7 @@ def write_text_atomic(path: str | os.PathLike[str], text: str) -> None:
 
 
 def _read_header(path: str, stored: Mapping[str, str], kind: str) -> dict[str, object]:
-    """Return the metadata if the header is one we wrote for ``kind``."""
+    """Return the metadata of a header, checked to be of ``kind`` and of this format version."""
     if _HEADER not in stored:
         raise ValueError(f"{path}: expected {kind!r} saved by fewshot, got another program's safetensors file")
     header = json.loads(stored[_HEADER])
@@ -136,7 +136,7 @@ def _read_header(path: str, stored: Mapping[str, str], kind: str) -> dict[str, o
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Give a temporary file beside ``path`` that takes its place once written to disk, or leaves no trace.
+    """Yield a temporary file beside ``path`` that replaces it once written to disk, or is removed on failure.
 
     Raises
     ------
@@ -160,9 +160,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def _reserve(temporary: Path, like: Path) -> int:
-    """Create an empty file; return its permissions: those of ``like`` if it exists, else what the umask allows.
+    """Create an empty file; return its permissions: those of ``like`` if it exists, otherwise by the umask.
 
-    They have to be set again after the write, as safetensors 0.8 makes every file private to its owner.
+    They must be set again after the write, as safetensors 0.8 makes every file private to its owner.
     """
     temporary.touch(exist_ok=False)
     if like.exists():
@@ -171,7 +171,7 @@ def _reserve(temporary: Path, like: Path) -> int:
 
 
 def _fsync(path: Path, flags: int) -> None:
-    """Wait until a file or folder is on the disk itself."""
+    """Flush a file or folder to the disk."""
     descriptor = os.open(path, flags)
     try:
         os.fsync(descriptor)

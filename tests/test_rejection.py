@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fewshot.rejection import calibration_scores, is_rejected, known_p_values, smallest_share, strangeness
+from fewshot.rejection import calibration_scores, is_rejected, known_p_values, nonconformity, smallest_share
 from tests.reference import rejection_loops as loops
 
 
@@ -32,8 +32,8 @@ def problem(seed, counts=(3, 1, 5), n_queries=7, n_features=4, dtype=torch.float
 def test_scores_and_p_values_are_those_of_the_loops(seed, counts, n_queries, n_features):
     support, labels, query = problem(seed, counts, n_queries, n_features)
     n_way, arrays = len(counts), (support.numpy(), labels.tolist())
-    scores, calibration = strangeness(query, support, labels, n_way), calibration_scores(support, labels, n_way)
-    np.testing.assert_allclose(scores, loops.strangeness(query.numpy(), *arrays, n_way), atol=1e-12)
+    scores, calibration = nonconformity(query, support, labels, n_way), calibration_scores(support, labels, n_way)
+    np.testing.assert_allclose(scores, loops.nonconformity(query.numpy(), *arrays, n_way), atol=1e-12)
     wanted = loops.calibration_scores(*arrays, n_way)
     np.testing.assert_allclose(calibration, wanted, atol=1e-12)
     p_values = loops.p_values(scores.numpy(), calibration.numpy())
@@ -41,7 +41,7 @@ def test_scores_and_p_values_are_those_of_the_loops(seed, counts, n_queries, n_f
     assert float(smallest_share(calibration)) == pytest.approx(1 / (1 + np.isfinite(wanted).sum()))
 
 
-def test_p_values_with_ties_count_what_is_as_strange():
+def test_p_values_with_ties_count_equal_scores():
     calibration = torch.tensor([1.0, 2.0, 2.0, -torch.inf, 3.0], dtype=torch.float64)
     scores = torch.tensor([2.0, 3.0, 3.1, 0.0], dtype=torch.float64)
     assert known_p_values(scores, calibration).tolist() == [4 / 5, 2 / 5, 1 / 5, 1.0]
@@ -50,13 +50,13 @@ def test_p_values_with_ties_count_what_is_as_strange():
 def test_leading_dimensions_are_one_by_one():
     parts = [problem(seed) for seed in range(6)]
     support, labels, query = (torch.stack(tensors).unflatten(0, (2, 3)) for tensors in zip(*parts, strict=True))
-    scores, calibration = strangeness(query, support, labels, 3), calibration_scores(support, labels, 3)
+    scores, calibration = nonconformity(query, support, labels, 3), calibration_scores(support, labels, 3)
     p_values, least = known_p_values(scores, calibration), smallest_share(calibration)
     for row, (one_support, one_labels, one_query) in enumerate(parts):
         own = calibration_scores(one_support, one_labels, 3)
         place = divmod(row, 3)
         torch.testing.assert_close(calibration[place], own)
-        torch.testing.assert_close(scores[place], strangeness(one_query, one_support, one_labels, 3))
+        torch.testing.assert_close(scores[place], nonconformity(one_query, one_support, one_labels, 3))
         torch.testing.assert_close(p_values[place], known_p_values(scores[place], own))
         assert least[place] == smallest_share(own)
 
@@ -64,34 +64,34 @@ def test_leading_dimensions_are_one_by_one():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dtype_out_is_dtype_in(dtype):
     support, labels, query = problem(0, dtype=dtype)
-    scores, calibration = strangeness(query, support, labels, 3), calibration_scores(support, labels, 3)
+    scores, calibration = nonconformity(query, support, labels, 3), calibration_scores(support, labels, 3)
     assert {scores.dtype, calibration.dtype, known_p_values(scores, calibration).dtype} == {dtype}
 
 
 def test_device_is_taken_from_the_input():
     support, labels, query = (tensor.to("meta") for tensor in problem(0))
-    scores, calibration = strangeness(query, support, labels, 3), calibration_scores(support, labels, 3)
+    scores, calibration = nonconformity(query, support, labels, 3), calibration_scores(support, labels, 3)
     assert (scores.shape, calibration.shape) == ((7,), (9,))
     assert known_p_values(scores, calibration).is_meta
 
 
 def test_length_rotation_order_and_companions_do_not_matter():
     support, labels, query = problem(1)
-    wanted, calibration = strangeness(query, support, labels, 3), calibration_scores(support, labels, 3)
+    wanted, calibration = nonconformity(query, support, labels, 3), calibration_scores(support, labels, 3)
     lengths = torch.linspace(0.1, 9, len(query), dtype=torch.float64)[:, None]
     rotation = torch.linalg.qr(torch.randn((4, 4), generator=torch.Generator().manual_seed(0), dtype=torch.float64))[0]
-    torch.testing.assert_close(strangeness(lengths * query, support, labels, 3), wanted)
-    torch.testing.assert_close(strangeness(query @ rotation, support @ rotation, labels, 3), wanted)
+    torch.testing.assert_close(nonconformity(lengths * query, support, labels, 3), wanted)
+    torch.testing.assert_close(nonconformity(query @ rotation, support @ rotation, labels, 3), wanted)
     order = torch.tensor([4, 0, 8, 2, 1, 7, 3, 5, 6])
-    torch.testing.assert_close(strangeness(query, support[order], labels[order], 3), wanted)
+    torch.testing.assert_close(nonconformity(query, support[order], labels[order], 3), wanted)
     torch.testing.assert_close(calibration_scores(support[order], labels[order], 3), calibration[order])
-    torch.testing.assert_close(strangeness(query[2:3], support, labels, 3), wanted[2:3])
+    torch.testing.assert_close(nonconformity(query[2:3], support, labels, 3), wanted[2:3])
 
 
 def test_identical_items_and_zero_vectors_are_finite():
     support, labels = torch.ones((4, 3)), torch.tensor([0, 0, 1, 1])
     torch.testing.assert_close(calibration_scores(support, labels, 2), torch.zeros(4), atol=1e-6, rtol=0)
-    scores = strangeness(torch.zeros((1, 3)), support, labels, 2)
+    scores = nonconformity(torch.zeros((1, 3)), support, labels, 2)
     torch.testing.assert_close(scores, torch.tensor([1 / 1.5]))
 
 
@@ -121,7 +121,7 @@ def test_about_the_share_that_was_asked_for_is_called_unknown(counts, shares):
     n_way, n_each, n_unknown, p_values = len(counts), 20, 50, []
     for _ in range(300):
         support, labels, query = drawn(generator, counts, n_each, n_unknown=n_unknown)
-        scores = strangeness(query, support, labels, n_way)
+        scores = nonconformity(query, support, labels, n_way)
         p_values.append(known_p_values(scores, calibration_scores(support, labels, n_way)))
     known, unknown = torch.stack(p_values).split([n_way * n_each, n_unknown], dim=1)
     n_calibrating = sum(counts)
@@ -137,6 +137,6 @@ def test_the_unit_of_a_class_does_not_depend_on_its_number_of_items():
     scores = []
     for _ in range(200):
         support, labels, query = drawn(generator, (1, 2, 12), 10, n_features=60)
-        scores.append(strangeness(query, support, labels, 3).view(3, 10).mean(1))
+        scores.append(nonconformity(query, support, labels, 3).view(3, 10).mean(1))
     means = torch.stack(scores).mean(0)
     assert float(means.max() / means.min()) < 1.06

@@ -16,7 +16,7 @@ from torch import Tensor
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.discovery.mixture.fit import fit_mixture
 from fewshot.discovery.mixture.start import state_from_partition
-from fewshot.metrics.clustering import adjusted_rand_index, contingency_table
+from fewshot.metrics import adjusted_rand_index, contingency_table
 from fewshot.prototypes import one_hot
 
 __all__ = [

@@ -21,7 +21,7 @@ from torch import Tensor
 from fewshot.checks import check_non_negative, check_positive
 from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.kmeans import semi_supervised_kmeans
-from fewshot.metrics.clustering import adjusted_rand_index, contingency_table
+from fewshot.metrics import adjusted_rand_index, contingency_table
 from fewshot.prototypes import one_hot
 
 __all__ = ["PIM", "PIMResult", "choose_entropy_weight", "fit_pim", "pim_gradient"]

@@ -9,7 +9,7 @@ from fewshot.discovery.centers import center_log_probabilities, inertia
 from fewshot.discovery.count_scores import sampled_silhouette
 from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.n_classes import default_bounds, search_counts
-from fewshot.metrics.clustering import adjusted_rand_index, contingency_table, matched_clusters
+from fewshot.metrics import adjusted_rand_index, contingency_table, matched_clusters
 from fewshot.prototypes import class_means
 
 __all__ = ["WardDiscovery", "cut_tree", "name_clusters", "ward_tree"]

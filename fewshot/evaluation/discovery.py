@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.metrics.clustering import (
+from fewshot.metrics import (
     ACCURACY_VARIANTS,
     ClassScores,
     ClusteringAccuracy,

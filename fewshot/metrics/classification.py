@@ -1,4 +1,4 @@
-"""Accuracy and its interval, accuracy class by class, average precision, two scores of a threshold on "unknown"."""
+"""Accuracy and its confidence interval, accuracy by class, AUROC, FPR@95, and average precision."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ class Interval(NamedTuple):
 
 
 def episode_accuracy(log_probs: Tensor, labels: Tensor) -> Tensor:
-    """Return the share of right answers in each episode.
+    """Compute the accuracy of each episode.
 
     Parameters
     ----------
     log_probs : Tensor (..., n_queries, n_way)
     labels : Tensor (..., n_queries), int64
-        -1 marks padding, which does not count.
+        -1 marks padding, which is not counted.
 
     Returns
     -------
     Tensor (...)
-        In [0, 1], over all ways, whether they have queries or not.
+        In [0, 1]; the prediction is the best of all ways, with queries or not.
 
     Examples
     --------
@@ -58,7 +58,7 @@ def episode_accuracy(log_probs: Tensor, labels: Tensor) -> Tensor:
 
 
 def mean_interval(values: Tensor) -> Interval:
-    """Return mean and 1.96 · standard deviation / √n (n - 1 in the deviation) of one value per episode, shape (n,).
+    """Compute the mean and 1.96 · standard deviation / √n (divisor n - 1) of one value per episode, shape (n,).
 
     Examples
     --------
@@ -72,7 +72,7 @@ def mean_interval(values: Tensor) -> Interval:
 
 
 def class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Return the share of right answers among the items of each class.
+    """Compute the accuracy within each class.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tenso
 
 
 def mean_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Return the mean over the classes of the accuracy within each: every class counts the same, whatever its size.
+    """Compute the mean over classes of the accuracy within each: every class has the same weight, whatever its size.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def mean_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> 
     Returns
     -------
     Tensor (...), float64
-        In [0, 1]; classes without items do not count.
+        In [0, 1]; classes without items are left out.
 
     Examples
     --------
@@ -118,7 +118,7 @@ def mean_class_accuracy(predictions: Tensor, labels: Tensor, n_classes: int) -> 
 
 
 def harmonic_mean(first: Tensor, second: Tensor) -> Tensor:
-    """Return 2 · first · second / (first + second).
+    """Compute the harmonic mean, 2 · first · second / (first + second).
 
     Parameters
     ----------
@@ -141,7 +141,7 @@ def harmonic_mean(first: Tensor, second: Tensor) -> Tensor:
 
 
 def auroc(scores: Tensor, is_positive: Tensor) -> Tensor:
-    """Return the probability that a positive scores higher than a negative: the area under the ROC curve.
+    """Compute the area under the ROC curve: the probability that a positive scores higher than a negative.
 
     Parameters
     ----------
@@ -155,7 +155,7 @@ def auroc(scores: Tensor, is_positive: Tensor) -> Tensor:
 
     Notes
     -----
-    A strictly increasing map of the scores changes nothing; with their signs turned it is one minus this.
+    A strictly increasing map of the scores changes nothing; negated scores give one minus this.
 
     Source
     ------
@@ -176,15 +176,15 @@ def auroc(scores: Tensor, is_positive: Tensor) -> Tensor:
 
 
 def false_positive_rate_at(scores: Tensor, is_positive: Tensor, true_positive_rate: float = 0.95) -> Tensor:
-    """Return the share of negatives that pass the highest threshold which enough positives pass.
+    """Compute the false positive rate at the highest threshold that reaches a true positive rate.
 
     Parameters
     ----------
     scores : Tensor (..., n)
-        An item passes if it scores the threshold or more.
+        An item is predicted positive if its score is at least the threshold.
     is_positive : Tensor (..., n), bool
     true_positive_rate : float
-        In (0, 1]. The least share of the positives that must pass. Default 0.95: "FPR@95".
+        In (0, 1]. The share of positives to reach. Default 0.95: "FPR@95".
 
     Returns
     -------
@@ -221,15 +221,15 @@ def false_positive_rate_at(scores: Tensor, is_positive: Tensor, true_positive_ra
 
 
 def average_precision(scores: Tensor, is_positive: Tensor, variant: str = "hits") -> Tensor:
-    """Score rankings: the area under precision against recall, by one of the three definitions in use.
+    """Compute average precision, the area under the precision-recall curve, by one of its three definitions.
 
-    At an item of score s, precision is the share of positives among the items that score s or more, and recall the
-    share of the positives that are among them.
+    At an item of score s, precision is the share of positives among the items of score s or more, and recall the share
+    of all positives found among them.
 
     Parameters
     ----------
     scores : Tensor (..., n)
-        The higher, the earlier. Items to be ignored ("difficult" in VOC) are to be left out.
+        The higher, the earlier in the ranking. Leave out items to be ignored ("difficult" in VOC).
     is_positive : Tensor (..., n), bool
     variant : {"hits", "all-points", "11-point"}
         - ``hits``: the mean of the precisions at the positives (retrieval, scikit-learn).
@@ -245,11 +245,11 @@ def average_precision(scores: Tensor, is_positive: Tensor, variant: str = "hits"
     Raises
     ------
     ValueError
-        If the variant is none of these.
+        If the variant is unknown.
 
     Notes
     -----
-    Items of one score enter together, so the order of the items changes nothing. A strictly increasing map of the
+    Items of equal score enter together, so the order of the items changes nothing. A strictly increasing map of the
     scores changes nothing.
 
     Source

@@ -1,27 +1,23 @@
-"""Scores of a clustering against known classes, each from one table of counts: how category discovery is judged."""
+"""Scores of a clustering against known classes, each computed from one contingency table."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
+from fewshot.metrics.contingency import ContingencyTable, matched_clusters
 
 __all__ = [
     "ACCURACY_VARIANTS",
     "ClassScores",
     "ClusteringAccuracy",
-    "ContingencyTable",
     "adjusted_rand_index",
     "class_scores",
     "clustering_accuracy",
-    "contingency_table",
-    "matched_clusters",
     "n_classes_error",
     "normalized_mutual_information",
 ]
@@ -29,30 +25,13 @@ __all__ = [
 ACCURACY_VARIANTS = ("v2", "v2b", "v1", "orca")
 
 
-class ContingencyTable(NamedTuple):
-    """How many items of each class lie in each cluster.
-
-    Attributes
-    ----------
-    counts : Tensor (..., n_clusters, n_classes), int64
-    cluster_ids : Tensor (n_clusters,), int64
-        The clusters with items that count, ascending.
-    class_ids : Tensor (n_classes,), int64
-        The classes with items, ascending.
-    """
-
-    counts: Tensor
-    cluster_ids: Tensor
-    class_ids: Tensor
-
-
 class ClusteringAccuracy(NamedTuple):
-    """The three numbers of a GCD table, float64 in [0, 1]; NaN where there is nothing to score.
+    """The three accuracies of generalized category discovery, float64 in [0, 1]; NaN where there is nothing to score.
 
     Attributes
     ----------
     all, old, new : Tensor (...)
-        Over all items; over those of known classes; over those of novel ones.
+        Of all items; of those of known classes; of those of novel classes.
     """
 
     all: Tensor
@@ -61,7 +40,7 @@ class ClusteringAccuracy(NamedTuple):
 
 
 class ClassScores(NamedTuple):
-    """A row for each class.
+    """Recall and precision of each class under the one-to-one matching.
 
     Attributes
     ----------
@@ -70,11 +49,11 @@ class ClassScores(NamedTuple):
     sizes : Tensor (..., n_classes), int64
         Items of the class.
     cluster_ids : Tensor (..., n_classes), int64
-        The cluster matched to the class; -1 for none.
+        The matched cluster; -1 for none.
     recall : Tensor (..., n_classes), float64
-        Share of the class that lies in its cluster: 0 without a cluster, NaN without items.
+        Share of the class's items in its cluster: 0 without a cluster, NaN without items.
     precision : Tensor (..., n_classes), float64
-        Share of the cluster that is of the class; NaN without a cluster.
+        Share of the cluster's items of the class; NaN without a cluster.
     """
 
     class_ids: Tensor
@@ -85,121 +64,10 @@ class ClassScores(NamedTuple):
     precision: Tensor
 
 
-def contingency_table(clusters: Tensor, labels: Tensor) -> ContingencyTable:
-    """Count the items of each class in each cluster.
-
-    Parameters
-    ----------
-    clusters : Tensor (..., n), integer
-        The cluster of each item; any ids but negative ones, gaps cost nothing.
-    labels : Tensor (..., n), integer
-        The true class of each item; negative: not known, or padding, and the item does not count.
-
-    Returns
-    -------
-    ContingencyTable
-
-    Raises
-    ------
-    TypeError
-        If either is not of integers.
-    ValueError
-        If the shapes differ, or an item that counts has a negative cluster.
-
-    Notes
-    -----
-    In category discovery the items to score are the **unlabelled** ones: leave out those whose label was shown.
-    The order of the items changes nothing.
-
-    Examples
-    --------
-    >>> contingency_table(torch.tensor([7, 7, 3, 3, 3]), torch.tensor([0, 0, 0, 5, -1]))
-    ContingencyTable(counts=tensor([[1, 1], [2, 0]]), cluster_ids=tensor([3, 7]), class_ids=tensor([0, 5]))
-    """
-    clusters, labels = _integers("clusters", clusters), _integers("labels", labels)
-    if clusters.shape != labels.shape or labels.dim() == 0:
-        raise ValueError(
-            "clusters and labels must have one entry per item, (..., n) each; "
-            f"got shapes {tuple(clusters.shape)} and {tuple(labels.shape)}"
-        )
-    is_real = labels >= 0
-    batch = labels.shape[:-1]
-    problem = torch.arange(math.prod(batch), device=labels.device).view(*batch, 1).expand_as(labels)[is_real]
-    cluster_ids, cluster = torch.unique(clusters[is_real], return_inverse=True)
-    class_ids, place = torch.unique(labels[is_real], return_inverse=True)
-    if len(cluster_ids) and int(cluster_ids[0]) < 0:
-        raise ValueError(f"clusters must not be negative, got {int(cluster_ids[0])}: give outliers a cluster of theirs")
-    shape = (*batch, len(cluster_ids), len(class_ids))
-    cell = (problem * len(cluster_ids) + cluster) * len(class_ids) + place
-    return ContingencyTable(torch.bincount(cell, minlength=math.prod(shape)).view(shape), cluster_ids, class_ids)
-
-
-def _integers(what: str, values: Tensor) -> Tensor:
-    values = torch.as_tensor(values)
-    if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
-        raise TypeError(f"{what} must be integers, got {values.dtype}")
-    return values.long()
-
-
-def matched_clusters(counts: Tensor, is_known: Tensor) -> Tensor:
-    """Give each class a cluster of its own, so that as many items as can be lie in the cluster of their class.
-
-    ``argmax over injective h of sum_k counts[h(k), k]`` (the Hungarian method).
-
-    Parameters
-    ----------
-    counts : Tensor (..., n_clusters, n_classes), int64
-        More clusters than classes, or fewer, will do.
-    is_known : Tensor (n_classes,), bool
-        For the tie-break.
-
-    Returns
-    -------
-    Tensor (..., n_classes), int64
-        The place of the cluster in the table; -1 for a class that is left without one. A pair that shares no item is
-        no match.
-
-    Notes
-    -----
-    **Ties.** Among the matchings that are best for all items, one that is best for the items of known classes is
-    taken, so the figure for novel classes is the lowest that any of them gives. Neither All, Old nor New (``v2``)
-    then depends on the names or order of clusters or classes. The authors' code takes what the solver finds first.
-    For what is still open, clusters are ordered by their rows in the table, so that their names never matter.
-
-    The solver works on float64: exact up to 9e7 items. It takes one table at a time, on the CPU.
-
-    Examples
-    --------
-    >>> matched_clusters(torch.tensor([[4, 3], [5, 0], [0, 1]]), torch.tensor([True, False])).tolist()
-    [1, 0]
-    """
-    tables = counts.reshape(math.prod(counts.shape[:-2]), *counts.shape[-2:]).cpu().numpy()
-    known = is_known.cpu().numpy()
-    found = np.array([_matched(table, known) for table in tables], dtype=np.int64)
-    return torch.from_numpy(found.reshape(*counts.shape[:-2], counts.shape[-1])).to(counts.device)
-
-
-def _matched(counts: np.ndarray, is_known: np.ndarray) -> np.ndarray:
-    from scipy.optimize import linear_sum_assignment  # type: ignore[import-untyped]
-
-    matched = np.full(counts.shape[1], -1)
-    columns = np.flatnonzero(counts.any(axis=0))
-    if len(columns) == 0:
-        return matched
-    rows = np.lexsort(counts.T[::-1])
-    rows = rows[counts[rows].any(axis=1)]
-    shared = counts[np.ix_(rows, columns)]
-    weights = shared * (counts.sum() + 1 + is_known[columns])
-    row, column = linear_sum_assignment(weights, maximize=True)
-    is_match = shared[row, column] > 0
-    matched[columns[column[is_match]]] = rows[row[is_match]]
-    return matched
-
-
 def clustering_accuracy(
     table: ContingencyTable, known_class_ids: Tensor | Sequence[int] = (), *, variant: str = "v2"
 ) -> ClusteringAccuracy:
-    """Score a clustering by the share of items that lie in the cluster matched to their class.
+    """Compute clustering accuracy: the share of items that lie in the cluster matched to their class.
 
     Parameters
     ----------
@@ -208,12 +76,12 @@ def clustering_accuracy(
     known_class_ids : Tensor or sequence of int
         The classes that had labels ("Old"). Default: none.
     variant : {"v2", "v2b", "v1", "orca"}
-        - ``v2``: **one** matching over all items, and Old and New read off it. What the GCD tables show.
+        - ``v2``: **one** matching over all items, from which Old and New follow. The variant of published GCD tables.
         - ``v2b``: the matching of ``v2``; the mean over classes of the share within each.
         - ``v1``: two matchings, one of the old items and one of the new: a cluster may serve two classes, so All is
-          never lower than by ``v2``. What novel category discovery used before.
+          never lower than by ``v2``. The variant of earlier work on novel category discovery.
         - ``orca``: All by a matching of all items; New by a matching of the new ones; Old **without** a matching: an
-          item is right if the id of its cluster is the id of its class.
+          item is right if its cluster has the same id as its class.
 
     Returns
     -------
@@ -223,12 +91,12 @@ def clustering_accuracy(
     Raises
     ------
     ValueError
-        If the variant is none of these.
+        If the variant is unknown.
 
     Notes
     -----
     Surplus clusters and surplus classes match nothing and score 0. Renaming or reordering the clusters changes nothing
-    (but for Old of ``orca``). By ``v2``, ``All · n = Old · n_old + New · n_new``. The tie-break is that of
+    (except Old of ``orca``). By ``v2``, ``All · n = Old · n_old + New · n_new``. The tie-break is that of
     :func:`matched_clusters`. The authors' ``v2`` divides by zero where Old or New is empty.
 
     Source
@@ -239,6 +107,7 @@ def clustering_accuracy(
 
     Examples
     --------
+    >>> from fewshot.metrics.contingency import contingency_table
     >>> table = contingency_table(torch.tensor([0, 2, 2, 0, 2, 0, 2, 1]), torch.tensor([0, 0, 1, 2, 2, 2, 2, 2]))
     >>> for variant in ACCURACY_VARIANTS:
     ...     scores = clustering_accuracy(table, [0, 1], variant=variant)
@@ -283,7 +152,7 @@ def _share(n_right: Tensor, n_items: Tensor, is_chosen: Tensor) -> Tensor:
 
 
 def class_scores(table: ContingencyTable, known_class_ids: Tensor | Sequence[int] = ()) -> ClassScores:
-    """Say of each class which cluster is its own, and how well the two agree.
+    """Compute the recall and precision of each class, and the cluster matched to it.
 
     Parameters
     ----------
@@ -294,10 +163,11 @@ def class_scores(table: ContingencyTable, known_class_ids: Tensor | Sequence[int
     Returns
     -------
     ClassScores
-        By the one matching of ``v2``: the recalls, weighted by the sizes, give its All, Old and New.
+        By the one matching of ``v2``: the means of the recalls, weighted by the sizes, are its All, Old and New.
 
     Examples
     --------
+    >>> from fewshot.metrics.contingency import contingency_table
     >>> table = contingency_table(torch.tensor([8, 8, 8, 9, 9]), torch.tensor([0, 0, 1, 1, 2]))
     >>> scores = class_scores(table, [0, 1])
     >>> scores.cluster_ids.tolist(), scores.recall.tolist()
@@ -319,7 +189,7 @@ def class_scores(table: ContingencyTable, known_class_ids: Tensor | Sequence[int
 
 
 def normalized_mutual_information(table: ContingencyTable) -> Tensor:
-    """Return how much clusters and classes tell of each other, in shares of the mean of their two entropies.
+    """Compute the mutual information of clusters and classes, divided by the mean of their entropies.
 
     ``NMI = I(C; Y) / ((H(C) + H(Y)) / 2)``
 
@@ -334,8 +204,8 @@ def normalized_mutual_information(table: ContingencyTable) -> Tensor:
 
     Notes
     -----
-    Renaming clusters or classes, or exchanging the two, changes nothing. More clusters raise it by chance: see
-    :func:`adjusted_rand_index`.
+    Renaming clusters or classes, or exchanging the two, changes nothing. It rises by chance with the number of
+    clusters: see :func:`adjusted_rand_index`.
 
     Source
     ------
@@ -343,6 +213,7 @@ def normalized_mutual_information(table: ContingencyTable) -> Tensor:
 
     Examples
     --------
+    >>> from fewshot.metrics.contingency import contingency_table
     >>> table = contingency_table(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 0, 1]))
     >>> round(normalized_mutual_information(table).item(), 4)
     0.3437
@@ -357,7 +228,7 @@ def normalized_mutual_information(table: ContingencyTable) -> Tensor:
 
 
 def adjusted_rand_index(table: ContingencyTable) -> Tensor:
-    """Return the share of pairs of items on which clusters and classes agree, with agreement by chance taken out.
+    """Compute the share of pairs of items on which clusters and classes agree, corrected for chance.
 
     ``ARI = (S - A · B / P) / ((A + B) / 2 - A · B / P)``, where A pairs share a cluster, B share a class, S share
     both, and P is the number of pairs.
@@ -369,7 +240,7 @@ def adjusted_rand_index(table: ContingencyTable) -> Tensor:
     Returns
     -------
     Tensor (...), float64
-        In [-0.5, 1]: 0 on average for clusters by chance, 1 where the partitions are the same, NaN without items.
+        In [-0.5, 1]: 0 on average for random clusters, 1 where the partitions are the same, NaN without items.
 
     Notes
     -----
@@ -381,6 +252,7 @@ def adjusted_rand_index(table: ContingencyTable) -> Tensor:
 
     Examples
     --------
+    >>> from fewshot.metrics.contingency import contingency_table
     >>> adjusted_rand_index(contingency_table(torch.tensor([0, 0, 1, 1]), torch.tensor([0, 0, 1, 2]))).item()
     0.5714285714285715
     """
@@ -398,7 +270,7 @@ def _n_pairs(counts: Tensor) -> Tensor:
 
 
 def n_classes_error(n_found: int, n_classes: int) -> float:
-    """Return how far a number of classes is from the true one: ``|n_found - n_classes| / n_classes``.
+    """Compute the relative error of a number of classes: ``|n_found - n_classes| / n_classes``.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Which results are the best of their cell, and which cannot be told from it.
+"""Comparison of methods: the best result of a cell, and the results that do not differ from it significantly.
 
-A cell is what methods are compared in: one feature set, one protocol, one list of episodes.
+A cell is one feature set, one protocol and one list of episodes.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ __all__ = ["Scored", "Standing", "behind_best", "standings"]
 
 
 class Standing(NamedTuple):
-    """How far a result lies behind the best of its cell.
+    """Difference between a result and the best of its cell.
 
     Attributes
     ----------
     mean : float
-        Accuracy of the best less that of the result; not negative, 0 for the best itself.
+        Accuracy of the best minus that of the result; not negative, 0 for the best itself.
     half_width : float
         Of the 95 % interval of that difference.
     is_paired : bool
-        Whether the interval is of the differences episode by episode, in which what makes an episode hard cancels; else
-        it is that of two unrelated means, which is wider.
+        Whether the interval is of the differences episode by episode, in which the difficulty of an episode cancels;
+        otherwise it is that of two independent means, which is wider.
     """
 
     mean: float
@@ -35,7 +35,7 @@ class Standing(NamedTuple):
 
     @property
     def is_tie(self) -> bool:
-        """Whether the interval reaches zero: the result cannot be told from the best.
+        """Whether the interval contains zero: the result does not differ from the best significantly.
 
         Examples
         --------
@@ -46,18 +46,18 @@ class Standing(NamedTuple):
 
 
 class Scored(NamedTuple):
-    """A result to be placed among others of its cell.
+    """A result to compare with others of its cell.
 
     Attributes
     ----------
     interval : Interval
         Mean accuracy and the half-width of its 95 % interval.
     run : hashable
-        Results with one mark ran together; what they are behind was measured against the best of that run.
+        Identifies the run; the standing of its results is against the best of the same run.
     standing : Standing or None
         Behind the best of its run.
     accuracy : Tensor (n_episodes,) or None
-        Per episode, where it was kept: then results of several runs are paired.
+        Per episode, where it was kept: results of several runs can then be paired.
     """
 
     interval: Interval
@@ -67,15 +67,14 @@ class Scored(NamedTuple):
 
 
 def behind_best(accuracies: Sequence[Tensor]) -> list[Standing]:
-    """Say how far each method lies behind the best of those that ran on the same episodes.
+    """Compute the difference of each method to the best of those that ran on the same episodes.
 
-    The best is the one of the highest mean, the first of them where means are equal; the difference is best minus own,
-    episode by episode.
+    The best has the highest mean (the first of equals); the difference is best minus own, episode by episode.
 
     Parameters
     ----------
     accuracies : sequence of Tensor (n_episodes,)
-        One tensor a method, the episodes in the same order.
+        One tensor per method, the episodes in the same order.
 
     Returns
     -------
@@ -84,8 +83,9 @@ def behind_best(accuracies: Sequence[Tensor]) -> list[Standing]:
 
     Notes
     -----
-    The best is picked by the same numbers that it is then compared by, so that among many equal methods the last ones
-    are called behind more often than one time in twenty: a tie is a cautious verdict, "behind" a little less so.
+    The best is selected on the same episodes that it is then compared on, so that among many equal methods the worst
+    are called behind more often than one time in twenty: the verdict "behind" is a little less certain than the
+    interval says.
 
     Examples
     --------
@@ -99,10 +99,10 @@ def behind_best(accuracies: Sequence[Tensor]) -> list[Standing]:
 
 
 def standings(results: Sequence[Scored]) -> list[Standing]:
-    r"""Place results of one or several runs on the same episodes.
+    r"""Compute the difference of each result to the best of several runs on the same episodes.
 
-    Against the best of all, a result of the same run keeps its paired standing; one of another run is paired where both
-    kept their accuracies per episode. Else, with means :math:`m` and half-widths :math:`h`, the difference is
+    A result of the same run as the best keeps its paired standing; one of another run is paired where both kept their
+    accuracies per episode. Otherwise, with means :math:`m` and half-widths :math:`h`, the difference is
 
     .. math:: m_b - m \pm \sqrt{h_b^2 + h^2}.
 

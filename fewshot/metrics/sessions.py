@@ -1,4 +1,4 @@
-"""Scores of class-incremental sessions, each from one confusion matrix over all classes seen so far."""
+"""Scores of class-incremental sessions, each computed from one confusion matrix over all classes seen so far."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ __all__ = [
 
 
 class SessionScores(NamedTuple):
-    """The scores of a session, float64, in the shape of the batch; "base" is what session 0 brought, "new" the rest.
+    """Scores of a session, float64, in the shape of the batch; base classes came in session 0, new classes later.
 
     Attributes
     ----------
     overall : Tensor (...)
-        Share of right answers among all queries (micro accuracy): classes with more queries weigh more.
+        Accuracy over all queries (micro accuracy): classes with more queries weigh more.
     base, new : Tensor (...)
-        Mean over the base or new classes of the recall within each, the classifier choosing among all seen classes.
+        Mean recall of the base or new classes, the classifier choosing among all seen classes.
     harmonic_mean : Tensor (...)
         Of ``base`` and ``new``.
     new_to_base_rate : Tensor (...)
-        Share of the new classes' queries that are taken for a base class.
+        Share of the new classes' queries that are predicted as a base class.
     new_to_new_rate : Tensor (...)
-        Share of the new classes' queries that are taken for a wrong new class.
+        Share of the new classes' queries that are predicted as a wrong new class.
     base_to_new_rate : Tensor (...)
-        Share of the base classes' queries that are taken for a new class.
+        Share of the base classes' queries that are predicted as a new class.
     gap : Tensor (...)
         ``base - new``.
     old_current_harmonic_mean : Tensor (...)
@@ -46,7 +46,7 @@ class SessionScores(NamedTuple):
         session. Some papers call this HM; it is not comparable with ``harmonic_mean``.
     novel_only_harmonic_mean : Tensor (...)
         Of ``base`` and of the mean recall of the new classes where the classifier chooses **among new classes only**.
-        Some papers call this HM; it flatters. NaN unless the restricted answers were given.
+        Some papers call this HM; it is optimistic. NaN unless the restricted predictions were given.
     """
 
     overall: Tensor
@@ -62,20 +62,20 @@ class SessionScores(NamedTuple):
 
 
 def confusion_matrix(predictions: Tensor, labels: Tensor, n_classes: int) -> Tensor:
-    """Count the answers.
+    """Count the predictions of each class.
 
     Parameters
     ----------
     predictions : Tensor (..., n), int64
         In [0, n_classes).
     labels : Tensor (..., n), int64
-        In [0, n_classes), or -1 for padding, which does not count.
+        In [0, n_classes), or -1 for padding, which is not counted.
     n_classes : int
 
     Returns
     -------
     Tensor (..., n_classes, n_classes), int64
-        Row: the true class. Column: the answer.
+        Row: the true class. Column: the predicted class.
 
     Examples
     --------
@@ -91,7 +91,7 @@ def confusion_matrix(predictions: Tensor, labels: Tensor, n_classes: int) -> Ten
 def session_scores(
     confusion: Tensor, class_sessions: Tensor, *, novel_confusion: Tensor | None = None
 ) -> SessionScores:
-    """Score a session.
+    """Compute the scores of a session.
 
     Parameters
     ----------
@@ -100,7 +100,7 @@ def session_scores(
     class_sessions : Tensor (..., n_seen), int64
         The session in which each class came: 0 for a base class. The highest is the current session.
     novel_confusion : Tensor (..., n_seen, n_seen), optional
-        The same where the classifier chose among the new classes only; the rows of the base classes are not read.
+        The same, the classifier choosing among the new classes only; the rows of the base classes are not read.
 
     Returns
     -------
@@ -109,7 +109,7 @@ def session_scores(
 
     Notes
     -----
-    Classes without queries do not count in a mean of recalls. Where all new classes have equally many queries,
+    Classes without queries are left out of a mean of recalls. Where all new classes have equally many queries,
     ``1 - new = new_to_base_rate + new_to_new_rate``.
 
     Source
@@ -148,7 +148,7 @@ def session_scores(
 
 
 def session_accuracies(confusion: Tensor, class_sessions: Tensor, n_sessions: int) -> Tensor:
-    """Return the share of right answers among the queries of the classes that each session brought.
+    """Compute the accuracy on the classes of each session.
 
     Parameters
     ----------
@@ -160,7 +160,7 @@ def session_accuracies(confusion: Tensor, class_sessions: Tensor, n_sessions: in
     Returns
     -------
     Tensor (..., n_sessions), float64
-        NaN for a session that is yet to come.
+        NaN for a later session.
 
     Examples
     --------
@@ -174,7 +174,7 @@ def session_accuracies(confusion: Tensor, class_sessions: Tensor, n_sessions: in
 
 
 def average_accuracy(overall: Tensor) -> Tensor:
-    """Return the mean of the overall accuracy over the sessions, session 0 included; (..., n_sessions) to (...).
+    """Compute the mean overall accuracy over the sessions, session 0 included; (..., n_sessions) to (...).
 
     Examples
     --------
@@ -185,7 +185,7 @@ def average_accuracy(overall: Tensor) -> Tensor:
 
 
 def performance_drop(overall: Tensor) -> Tensor:
-    """Return the overall accuracy of session 0 minus that of the last session; (..., n_sessions) to (...).
+    """Compute the overall accuracy of session 0 minus that of the last session; (..., n_sessions) to (...).
 
     Examples
     --------
@@ -196,9 +196,9 @@ def performance_drop(overall: Tensor) -> Tensor:
 
 
 def average_harmonic_mean(harmonic_means: Tensor) -> Tensor:
-    """Return the mean of the harmonic mean over the sessions after the base session; (..., n_sessions) to (...).
+    """Compute the mean of the harmonic mean over the sessions after the base session; (..., n_sessions) to (...).
 
-    The entry of session 0, where it is undefined, is not read; NaN if there is no other.
+    The entry of session 0, where it is undefined, is not read; NaN if there is no later session.
 
     Examples
     --------
@@ -209,11 +209,11 @@ def average_harmonic_mean(harmonic_means: Tensor) -> Tensor:
 
 
 def generalized_accuracy(accuracies: Tensor, base_weight: float) -> Tensor:
-    """Return the accuracy averaged over sessions and over all weights of the base classes between two extremes.
+    """Compute the accuracy averaged over sessions and over the weights of the base classes, from 0 to ``base_weight``.
 
-    With ``A_tj`` the accuracy after session t on the classes that session j brought and r the ``base_weight``:
+    With ``A_tj`` the accuracy after session t on the classes of session j and r the ``base_weight``:
     ``g_t(a) = (a · A_t0 + sum_{j=1..t} A_tj) / (a + t)``, and the score is the mean over t = 0, 1, … of
-    ``1/r · ∫_0^r g_t(a) da``, where ``g_0 = A_00``. At a = 0 the new classes count alone.
+    ``1/r · ∫_0^r g_t(a) da``, where ``g_0 = A_00``. At a = 0 only the new classes count.
 
     Parameters
     ----------
@@ -235,7 +235,7 @@ def generalized_accuracy(accuracies: Tensor, base_weight: float) -> Tensor:
     Notes
     -----
     The integral is exact: ``A_t0 + (sum_j A_tj - t · A_t0) · log(1 + r/t) / r``. Only a description of the published
-    code was at hand, so that its numerical integral, and whether its mean has session 0 in it, were not compared.
+    code was at hand: its numerical integral, and whether its mean includes session 0, were not compared.
 
     Source
     ------

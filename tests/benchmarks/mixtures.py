@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fewshot.discovery import CategoryDiscovery
-from fewshot.metrics.clustering import clustering_accuracy, contingency_table
+from fewshot.metrics import clustering_accuracy, contingency_table
 from tests.kits.mixtures import anisotropic
 
 KINDS = ("plain", "factor", "zipf", "close", "t3", "ownfactor", "bimodal")

@@ -20,8 +20,8 @@ from torch import Tensor
 
 from fewshot.discovery import CategoryDiscovery, SemiSupervisedKMeans
 from fewshot.discovery.space import principal_space, project
+from fewshot.metrics import clustering_accuracy, contingency_table
 from fewshot.metrics.classification import mean_interval
-from fewshot.metrics.clustering import clustering_accuracy, contingency_table
 from fewshot.prototypes import l2_normalize
 
 # file, its split, number of classes drawn (None: all)

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as sk
 
-from fewshot.metrics.clustering import (
+from fewshot.metrics import (
     ACCURACY_VARIANTS,
     adjusted_rand_index,
     class_scores,
@@ -269,7 +269,7 @@ def test_refusals():
         contingency_table(integers, integers[:1])
     with refuses(ValueError, "clusters and labels must have one entry per item, (..., n) each; got shapes () and ()"):
         contingency_table(integers[0], integers[0])
-    with refuses(ValueError, "clusters must not be negative, got -1: give outliers a cluster of theirs"):
+    with refuses(ValueError, "clusters must not be negative, got -1: give outliers a cluster of their own"):
         contingency_table(integers - 1, integers)
     with refuses(
         ValueError, "unknown variant of clustering accuracy 'v3': did you mean 'v2'? Known: orca, v1, v2, v2b"

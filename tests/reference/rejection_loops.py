@@ -1,4 +1,4 @@
-"""Strangeness and p-values of queries, item by item in float64."""
+"""Non-conformity scores and p-values of queries, item by item in float64."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def class_score(x, items):
     return (difference * difference).sum() / (1 + 1 / len(items))
 
 
-def strangeness(query, support, labels, n_way):
+def nonconformity(query, support, labels, n_way):
     """Return the least class score of each query, every vector of unit length."""
     support = [unit(row) for row in support.astype(np.float64)]
     members = [[row for row, label in zip(support, labels, strict=True) if label == k] for k in range(n_way)]
@@ -24,7 +24,7 @@ def strangeness(query, support, labels, n_way):
 
 
 def calibration_scores(support, labels, n_way):
-    """Return each support item's strangeness after its class is learned without it; -inf for a class's only item."""
+    """Return each support item's score against its class learned without it; -inf for a class's only item."""
     units = [unit(row) for row in support.astype(np.float64)]
     found = []
     for i, (row, label) in enumerate(zip(units, labels, strict=True)):
