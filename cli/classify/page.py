@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from ..shared.page import fill_page
+from ..shared.page import Head, picture, probability_bar, render_page
 from ..shared.words import counted, percent
 from .files import UNKNOWN
 from .inputs import name_of
@@ -37,15 +37,12 @@ def render_report(document: Row, view: View) -> str:
         *(_class_section(number, row, view) for number, row in enumerate(document["classes"])),
         _unknown_section(document, view),
         _left_out_section(document),
-        _about_section(document),
     ]
-    return fill_page(
-        "classify/page.html",
-        title=escape(f"{_headline(document)} · fewshot classify"),
-        header=_header(document),
-        body="\n".join(filter(None, sections)),
-        footer=escape(f"Made by fewshot {document['version']}. This page needs no network."),
-    )
+    settings = document["settings"]
+    lead = "Within each class the least sure images come first: look there for mistakes."
+    asked = settings["query"] or settings["query_features"]
+    head = Head("classify", asked, _headline(document), lead, document["warnings"], document["version"])
+    return render_page(head, sections, _facts(document))
 
 
 def _headline(document: Row) -> str:
@@ -53,17 +50,6 @@ def _headline(document: Row) -> str:
     n_named = counted(document["n_queries"], "image", "images")
     unknown = f", {document['n_unknown']:,} unknown" if document["can_be_unknown"] else ""
     return f"{n_named}, {counted(document['n_classes'], 'class', 'classes')}{unknown}"
-
-
-def _header(document: Row) -> str:
-    settings = document["settings"]
-    asked = settings["query"] or settings["query_features"]
-    warnings = "".join(f"<li>{escape(text)}</li>" for text in document["warnings"])
-    return (
-        f'<p class="kicker">fewshot classify · {escape(asked)}</p>\n<h1>{escape(_headline(document))}</h1>\n'
-        '<p class="lead">Within each class the least sure images come first: look there for mistakes.</p>'
-        + (f'\n<ul class="warnings" aria-label="Warnings">{warnings}</ul>' if warnings else "")
-    )
 
 
 def _classes_section(document: Row) -> str:
@@ -86,12 +72,10 @@ def _classes_section(document: Row) -> str:
 
 
 def _class_row(number: int, row: Row) -> str:
-    sure = row["mean_probability"]
-    bar = "" if sure is None else f'<span class="bar" aria-hidden="true"><i style="width:{100 * sure:.0f}%"></i></span>'
     return (
         f'<tr><th scope="row"><a href="#class-{number}">{escape(row["name"])}</a></th>'
         f'<td class="number">{row["n_support"]:,}</td><td class="number">{row["n_queries"]:,}</td>'
-        f"<td>{percent(sure)}{bar}</td></tr>"
+        f"<td>{probability_bar(row['mean_probability'])}</td></tr>"
     )
 
 
@@ -157,11 +141,7 @@ def _caption(row: int, view: View) -> str:
 
 
 def _picture(side: str, row: int, view: View) -> str:
-    name = escape(name_of(getattr(view.inputs, side), row))
-    picture = (view.pictures[side] or {}).get(row)
-    if picture is None:
-        return f'<span class="none" title="{name}">could not be read: {name}</span>'
-    return f'<img src="{picture}" alt="{name}" title="{name}" width="96" height="96" loading="lazy">'
+    return picture((view.pictures[side] or {}).get(row), name_of(getattr(view.inputs, side), row), "", 96)
 
 
 def _query_table(rows: Iterable[int], view: View) -> str:
@@ -191,17 +171,12 @@ def _left_out_section(document: Row) -> str:
     return f'<section id="left-out" aria-label="Left out and twice there">{lists}</section>' if lists else ""
 
 
-def _about_section(document: Row) -> str:
+def _facts(document: Row) -> dict[str, str]:
     settings = document["settings"]
     together = "answers all images together" if document["is_transductive"] else "answers each image alone"
-    facts = {
+    return {
         "command": click.unstyle(document["command_line"]),
         "labelled": f"{settings['support'] or settings['support_features']}: {document['n_support']:,} images",
         "named": f"{settings['query'] or settings['query_features']}: {document['n_queries']:,} images",
         "method": f"{document['method']} ({together}): {document['method_settings']}",
     }
-    items = "".join(f"<dt>{name}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
-    return (
-        f'<section id="about" aria-labelledby="about-title"><h2 id="about-title">How it was made</h2><dl>{items}</dl>'
-        "</section>"
-    )

@@ -1,4 +1,4 @@
-"""The charts of a discovery's report: how the number of classes settled, and how the classes fit the truth."""
+"""Charts of a discovery's report: the number of classes by round, and the found classes against the truth."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from fewshot.discovery.split_merge.trace import Round
+from fewshot.evaluation.discovery import (
+    DiscoveryResult,
+    DiscoveryScores,
+    TrueClass,
+    named_confusion,
+    true_classes,
+)
+
 from ..shared.words import counted
 
-__all__ = ["confusion_data", "scores_section", "trace_section"]
+__all__ = ["confusion_data", "heat_map", "scores_section", "trace_section"]
 
-Row = Mapping[str, Any]
+Confusion = Mapping[str, Mapping[str, int]]
 _WIDTH, _HEIGHT, _LEFT, _BOTTOM, _TOP = 640, 220, 44, 34, 14
 _VARIANTS = {
     "v2": "one matching (the usual figure)",
@@ -21,33 +30,28 @@ _VARIANTS = {
 _N_OTHERS = 3
 
 
-def trace_section(trace: Sequence[Row]) -> str:
-    """Return how the number of classes went from round to round; nothing where there were no rounds."""
+def trace_section(trace: Sequence[Round]) -> str:
+    """Return the number of classes from round to round; nothing where there were no rounds."""
     if not trace:
         return ""
-    rounds = [trace[0]["n_classes_before"], *(row["n_classes"] for row in trace)]
-    columns = list(trace[0])
-    heads = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in columns)
+    counts = [trace[0].n_classes_before, *(row.n_classes for row in trace)]
+    heads = "".join(f'<th scope="col">{escape(name.replace("_", " "))}</th>' for name in trace[0]._fields)
     rows = "".join(_trace_row(number, row) for number, row in enumerate(trace, start=1))
     return f"""<section id="trace" aria-labelledby="trace-title">
 <h2 id="trace-title">How the number of classes settled</h2>
-{_line_chart(rounds)}
+{_line_chart(counts)}
 <details><summary>The rounds as a table</summary><div class="scroll"><table>
 <thead><tr><th scope="col">round</th>{heads}</tr></thead><tbody>{rows}</tbody></table></div></details>
 </section>"""
 
 
-def _trace_row(number: int, row: Row) -> str:
-    cells = "".join(f'<td class="number">{_cell(value)}</td>' for value in row.values())
+def _trace_row(number: int, row: Round) -> str:
+    cells = "".join(f'<td class="number">{_cell(value)}</td>' for value in row)
     return f'<tr><th scope="row">{number}</th>{cells}</tr>'
 
 
-def _cell(value: Any) -> str:
-    if value is None:
-        return "–"
-    return (
-        f"{value:,}" if isinstance(value, int) else escape(f"{value:,.2f}" if isinstance(value, float) else str(value))
-    )
+def _cell(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
 def _line_chart(values: Sequence[int]) -> str:
@@ -79,23 +83,17 @@ def _tick(value: int, y: float) -> str:
     )
 
 
-def scores_section(document: Row) -> str:
+def scores_section(result: DiscoveryResult) -> str:
     """Return how well the classes fit the truth; nothing where it is not known."""
-    scores = document["scores"]
+    scores = result.scores
     if scores is None:
         return ""
-    rows = "".join(
-        f'<tr><th scope="row">{name}</th><td>{words}</td>'
-        + "".join(f'<td class="number">{_share(scores["accuracy"][name][part])}</td>' for part in ("all", "old", "new"))
-        + "</tr>"
-        for name, words in _VARIANTS.items()
-    )
-    true, error = scores["n_classes"], 100 * scores["n_classes_error"]
+    rows = "".join(_score_row(variant, words, scores) for variant, words in _VARIANTS.items())
     return f"""<section id="scores" aria-labelledby="scores-title">
 <h2 id="scores-title">How well it fits the truth</h2>
-<p>{counted(scores["n_scored"], "unlabelled row", "unlabelled rows")}, {scores["n_old"]:,} of them of known classes.
-There are {true:,} classes, {scores["n_found"]:,} were found: off by {error:.1f} %.
-NMI {_share(scores["normalized_mutual_information"])}, ARI {_share(scores["adjusted_rand_index"])}.</p>
+<p>{counted(scores.n_scored, "unlabelled row", "unlabelled rows")}, {scores.n_old:,} of them of known classes.
+There are {scores.n_classes:,} classes, {scores.n_found:,} were found: off by {100 * scores.n_classes_error:.1f} %.
+NMI {_share(scores.normalized_mutual_information)}, ARI {_share(scores.adjusted_rand_index)}.</p>
 <div class="scroll"><table><caption class="note">Share of the rows in the right class, in %</caption>
 <thead><tr><th scope="col">score</th><th scope="col"></th><th scope="col" class="number">All</th>
 <th scope="col" class="number">Known</th><th scope="col" class="number">New</th></tr></thead>
@@ -103,46 +101,57 @@ NMI {_share(scores["normalized_mutual_information"])}, ARI {_share(scores["adjus
 <h3>True classes (down) and found classes (across)</h3>
 <div class="frame"><canvas id="heat" role="img" aria-label="Heat map of true against found classes; the table below has
 the figures"></canvas><div class="tip" hidden></div></div>
-{_truth_table(document)}
+{_truth_table(result, scores)}
 </section>"""
 
 
-def _share(value: float | None) -> str:
-    return "–" if value is None or value != value else f"{100 * value:.1f}"
+def _score_row(variant: str, words: str, scores: DiscoveryScores) -> str:
+    cells = "".join(f'<td class="number">{_share(float(share))}</td>' for share in scores.accuracy[variant])
+    return f'<tr><th scope="row">{variant}</th><td>{words}</td>{cells}</tr>'
 
 
-def _truth_table(document: Row) -> str:
-    confusion = document["scores"]["confusion"]
-    rows = "".join(_truth_row(row, confusion) for row in document["scores"]["classes"])
+def _share(value: float) -> str:
+    return "–" if value != value else f"{100 * value:.1f}"
+
+
+def _truth_table(result: DiscoveryResult, scores: DiscoveryScores) -> str:
+    names = (result.data.pool.class_names, result.found.names)
+    confusion = named_confusion(scores, *names)
+    rows = "".join(_truth_row(row, confusion) for row in true_classes(scores, *names))
     heads = ("true class", "", "rows", "found as", "% of it there", "% of that is it", "others went to")
     head = "".join(f'<th scope="col">{name}</th>' for name in heads)
     table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
     return f'<details open><summary>Each true class</summary><div class="scroll">{table}</div></details>'
 
 
-def _truth_row(row: Row, confusion: Mapping[str, Mapping[str, int]]) -> str:
-    shared = {name: counts[row["class"]] for name, counts in confusion.items() if row["class"] in counts}
-    others = sorted(((count, name) for name, count in shared.items() if name != row["found_as"]), reverse=True)
+def _truth_row(row: TrueClass, confusion: Confusion) -> str:
+    shared = {name: counts[row.name] for name, counts in confusion.items() if row.name in counts}
+    others = sorted(((count, name) for name, count in shared.items() if name != row.found_as), reverse=True)
     words = [f"{name} {count:,}" for count, name in others[:_N_OTHERS]]
     words += [f"and {len(others) - _N_OTHERS} more"] if len(others) > _N_OTHERS else []
     return (
-        f'<tr><th scope="row">{escape(row["class"])}</th><td>{"known" if row["is_known"] else "new"}</td>'
-        f'<td class="number">{row["n_rows"]:,}</td><td>{escape(row["found_as"] or "–")}</td>'
-        f'<td class="number">{_share(row["recall"])}</td><td class="number">{_share(row["precision"])}</td>'
+        f'<tr><th scope="row">{escape(row.name)}</th><td>{"known" if row.is_known else "new"}</td>'
+        f'<td class="number">{row.n_rows:,}</td><td>{escape(row.found_as or "–")}</td>'
+        f'<td class="number">{_share(row.recall)}</td><td class="number">{_share(row.precision)}</td>'
         f"<td>{escape(', '.join(words))}</td></tr>"
     )
 
 
-def confusion_data(document: Row) -> dict[str, Any] | None:
-    """Return the cells with rows, found classes in the order of the true classes that they match."""
-    if document["scores"] is None:
+def confusion_data(result: DiscoveryResult) -> dict[str, Any] | None:
+    """Return the heat map as the page's script draws it; None where the truth is not known."""
+    if result.scores is None:
         return None
-    truths, confusion = document["scores"]["classes"], document["scores"]["confusion"]
-    place = {row["class"]: number for number, row in enumerate(truths)}
-    matched = [row["found_as"] for row in truths if row["found_as"] is not None]
+    names = (result.data.pool.class_names, result.found.names)
+    return heat_map(true_classes(result.scores, *names), named_confusion(result.scores, *names))
+
+
+def heat_map(truths: Sequence[TrueClass], confusion: Confusion) -> dict[str, Any]:
+    """Return the cells with rows, found classes in the order of the true classes that they are matched with."""
+    place = {row.name: number for number, row in enumerate(truths)}
+    matched = [row.found_as for row in truths if row.found_as is not None]
     order = matched + [name for name in confusion if name not in set(matched)]
     cells = [
-        [place[name], column, count, round(count / truths[place[name]]["n_rows"], 3)]
+        [place[name], column, count, round(count / truths[place[name]].n_rows, 3)]
         for column, found in enumerate(order)
         for name, count in confusion[found].items()
     ]

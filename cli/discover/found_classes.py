@@ -1,10 +1,9 @@
-"""Classes that ``fewshot discover`` found, as rows to learn from."""
+"""Rows of the classes that ``fewshot discover`` found, to learn from."""
 
 from __future__ import annotations
 
-import csv
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from fewshot.checks import did_you_mean
 from fewshot.features import FeatureSet, load_features
 from fewshot.features.feature_set import check_same_source
 
-from .files import ASSIGNMENTS, read_summary, rows_hash
+from .results import Assignment, SortedPool, read_assignments, read_sorted_pool, sorted_pool
 
 __all__ = ["found_pool"]
 
@@ -31,7 +30,7 @@ def found_pool(
     names
         New names by found ones; two found classes may get one name.
     min_probability
-        Rows below it are left out.
+        Rows of a lower probability are left out.
     features
         Where the features are, if not where they were.
 
@@ -40,12 +39,11 @@ def found_pool(
     FileNotFoundError
         If the features or the folder are not there.
     ValueError
-        If the features are others than those that were sorted, or a class is not known or has no row that is sure
-        enough.
+        If the features are others than those that were sorted, or a class is not known or has no row of that
+        probability.
     """
-    summary = read_summary(path)
-    pool, file = _sorted_pool(path, summary, features)
-    rows = _rows_of(path, names, min_probability)
+    pool, file = _load_sorted(path, read_sorted_pool(path), features)
+    rows = _rows_of(path, read_assignments(path), names, min_probability)
     class_names = tuple(sorted(set(names.values())))
     labels = torch.full((len(pool.labels),), -1)
     for found, own in rows.items():
@@ -53,11 +51,9 @@ def found_pool(
     return replace(pool, labels=labels, class_names=class_names).labelled(), file
 
 
-def _sorted_pool(path: str, summary: Mapping[str, object], features: str | None) -> tuple[FeatureSet, str]:
+def _load_sorted(path: str, wanted: SortedPool, features: str | None) -> tuple[FeatureSet, str]:
     """Return the rows that were sorted, checked to be the same, and where they are."""
-    told = summary["features"]
-    assert isinstance(told, dict)
-    file = told["path"] if features is None else features
+    file = wanted.path if features is None else features
     try:
         pool = load_features(file, needs_labels=False)
     except (FileNotFoundError, ValueError) as error:
@@ -66,24 +62,26 @@ def _sorted_pool(path: str, summary: Mapping[str, object], features: str | None)
         raise FileNotFoundError(
             f"the features that {path} was made of are not at {file}: say where they are with --features"
         ) from error
-    check_same_source(told["source"], pool.source, (path, file))
-    if rows_hash(pool) != told["rows_sha256"]:
+    check_same_source(wanted.source, pool.source, (path, file))
+    if sorted_pool(file, pool).rows_sha256 != wanted.rows_sha256:
         raise ValueError(
-            f"{file} has {len(pool.labels):,} rows, not the same {summary['n_rows']:,} that {path} was made of: "
-            "name these with --features, or run fewshot discover again"
+            f"{file} has {len(pool.labels):,} rows, not the same {wanted.n:,} that {path} was made of: name these with "
+            "--features, or run fewshot discover again"
         )
     return pool, file
 
 
-def _rows_of(path: str, names: Iterable[str], min_probability: float) -> dict[str, list[int]]:
-    """Return the rows of some found classes that are sure enough."""
-    with (Path(path) / ASSIGNMENTS).open(encoding="utf-8", newline="") as file:
-        table = [(int(row["row"]), row["class"], float(row["probability"])) for row in csv.DictReader(file)]
-    counts, found = Counter(name for _, name, _ in table), {}
+def _rows_of(
+    path: str, table: Sequence[Assignment], names: Iterable[str], min_probability: float
+) -> dict[str, list[int]]:
+    """Return the rows of some found classes whose probability is high enough."""
+    counts, found = Counter(entry.class_name for entry in table), {}
     for name in names:
         if name not in counts:
             raise ValueError(f"{path} has no rows of a class {name!r}{did_you_mean(name, counts)}")
-        found[name] = [row for row, own, probability in table if own == name and probability >= min_probability]
+        found[name] = [
+            entry.row for entry in table if entry.class_name == name and entry.probability >= min_probability
+        ]
         if not found[name]:
             raise ValueError(
                 f"none of the {counts[name]:,} rows of {name!r} has a probability of {min_probability:g} or more: "

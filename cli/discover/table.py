@@ -1,62 +1,68 @@
-"""What ``fewshot discover`` tells on a terminal."""
+"""The result of ``fewshot discover`` on a terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from fewshot.evaluation.discovery import ClassProfile, DiscoveryResult, DiscoveryScores
+
+from ..shared.options import describe_pool
 from ..shared.output import BOX
 from ..shared.tables import describe_features, fact_lines
 from ..shared.words import percent
-from .files import REPORT
 from .page import headline, lead
+from .results import REPORT
 
 __all__ = ["discovery_report"]
 
 _N_SHOWN = 20
 
 
-def discovery_report(document: Mapping[str, Any]) -> list[RenderableType]:
+def discovery_report(features: str, out: str, export: str | None, result: DiscoveryResult) -> list[RenderableType]:
     """Return the answer, the largest new classes, the scores if there are any, and where to look."""
-    facts = [("rows", document["protocol"]), ("method", document["method"])]
-    facts.append(("features", describe_features(document["features"])))
-    if document["scores"] is not None:
-        facts += [("score", words) for words in _scores(document["scores"])]
-    facts.append(("look at", f"{document['out']}/{REPORT}"))
-    if document["settings"]["export"] is not None:
-        facts.append(("folders", document["settings"]["export"]))
-    new = [row for row in document["classes"] if not row["is_known"]]
+    new = [profile for profile in result.classes if not profile.is_known]
     table = [_table(new)] if new else []
-    return [headline(document), lead(document), *table, *fact_lines(facts)]
+    return [headline(result), lead(result), *table, *fact_lines(_facts(features, out, export, result))]
 
 
-def _table(classes: list[Mapping[str, Any]]) -> Table:
+def _facts(features: str, out: str, export: str | None, result: DiscoveryResult) -> Iterator[tuple[str, str]]:
+    yield "rows", result.data.protocol
+    yield "method", result.found.method
+    yield "features", describe_features(describe_pool(features, result.data.pool))
+    if result.scores is not None:
+        yield from (("score", words) for words in _scores(result.scores))
+    yield "look at", f"{out}/{REPORT}"
+    if export is not None:
+        yield "folders", export
+
+
+def _table(classes: Sequence[ClassProfile]) -> Table:
     table = Table(box=BOX)
     table.add_column("new class")
     for name in ("rows", "how sure"):
         table.add_column(name, justify="right")
     table.add_column("nearest known class")
     for row in classes[:_N_SHOWN]:
-        sure = percent(row["mean_probability"])
-        table.add_row(row["name"], f"{row['n_unlabelled']:,}", sure, row["nearest_known"] or "")
+        table.add_row(row.name, f"{row.n_unlabelled:,}", percent(row.mean_probability), row.nearest_known or "")
     if len(classes) > _N_SHOWN:
         table.add_row(f"and {len(classes) - _N_SHOWN:,} more", "", "", "")
     return table
 
 
-def _scores(scores: Mapping[str, Any]) -> list[str]:
-    """Say the figures of a table of category discovery."""
-    shares = scores["accuracy"]["v2"]
-    parts = [f"{name} {_points(shares[key])}" for name, key in (("all", "all"), ("known", "old"), ("new", "new"))]
-    found, true, error = scores["n_found"], scores["n_classes"], 100 * scores["n_classes_error"]
+def _scores(scores: DiscoveryScores) -> list[str]:
+    """Return the accuracy and the error of the number of classes, as tables of category discovery have them."""
+    accuracy = scores.accuracy["v2"]
+    shares = (("all", accuracy.all), ("known", accuracy.old), ("new", accuracy.new))
+    parts = [f"{name} {_points(float(share))}" for name, share in shares]
     return [
-        f"accuracy {', '.join(parts)} of the {scores['n_scored']:,} unlabelled rows",
-        f"classes {found:,} found, {true:,} are there: off by {error:.1f} %",
+        f"accuracy {', '.join(parts)} of the {scores.n_scored:,} unlabelled rows",
+        f"classes {scores.n_found:,} found, {scores.n_classes:,} are there: off by "
+        f"{100 * scores.n_classes_error:.1f} %",
     ]
 
 
-def _points(share: float | None) -> str:
-    return "undefined" if share is None else f"{100 * share:.2f} %"
+def _points(share: float) -> str:
+    return "undefined" if share != share else f"{100 * share:.2f} %"

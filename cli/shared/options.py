@@ -290,8 +290,8 @@ def load_pool(features: str, labels: str | None, classes: str | None) -> Feature
     return pool if classes is None else pool.select_classes(class_positions(classes, pool.class_names))
 
 
-def class_positions(text: str, names: Sequence[str]) -> list[int]:
-    """Turn ``0-24,30`` or names into positions in the list of classes.
+def class_positions(text: str, names: Sequence[str], *, option: str = "--classes") -> list[int]:
+    """Turn ``0-24,30`` or names, the value of an option, into positions in the list of classes.
 
     Raises
     ------
@@ -312,7 +312,7 @@ def class_positions(text: str, names: Sequence[str]) -> list[int]:
     unknown = next((word for word in words if word not in positions), None)
     if unknown is not None:
         known = f"{len(names)} classes, {names[0]!r} to {names[-1]!r}"
-        raise click.UsageError(f"--classes: no class {unknown!r} among {known}{did_you_mean(unknown, names)}")
+        raise click.UsageError(f"{option}: no class {unknown!r} among {known}{did_you_mean(unknown, names)}")
     return list(dict.fromkeys(positions[word] for word in words))
 
 

@@ -1,4 +1,4 @@
-"""The pictures behind the rows: where they are, and small ones of them for the report."""
+"""Images of the rows of a pool: where their files are, and small pictures of them for a report."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import base64
 import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
@@ -21,16 +21,26 @@ from fewshot.features.images.records import ImageRecord
 from fewshot.features.images.unreadable import UnreadableImage, guarding_pil
 from fewshot.features.store.reading import FeatureStore
 
+from . import output
+from .words import counted
+
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["ImageFiles", "Picture", "image_files", "thumbnails"]
+__all__ = ["ImageFiles", "Picture", "Pictures", "image_files", "name_of", "read_pictures", "thumbnails"]
 
 # A small picture as a data URI, or None if it could not be read.
 Picture = str | None
 _DIGITS = "scikit-learn digits, pixels / 16"
 _QUALITY = 72
 _MAX_WORKERS = 8
+
+
+class Pictures(NamedTuple):
+    """Small pictures by row, None where the features do not say what their images are; and warnings about them."""
+
+    by_row: Mapping[int, Picture] | None
+    warnings: list[str]
 
 
 @dataclass(frozen=True)
@@ -69,6 +79,26 @@ class ImageFiles:
         except UnreadableImage:
             return False
         return True
+
+
+def name_of(pool: FeatureSet, row: int) -> str:
+    """Return the name of a row's image, or its number."""
+    return f"row {row}" if pool.ids is None else pool.ids[row]
+
+
+def read_pictures(pool: FeatureSet, rows: Sequence[int], *, side: int, progress: output.Progress) -> Pictures:
+    """Return small pictures of some rows, under the stage of the progress bar that has begun."""
+    try:
+        found = thumbnails(pool, rows, side=side, progress=lambda n_done: progress.update(n_done, ""))
+    except ImportError:
+        return Pictures(None, ['the report has no pictures without pillow: pip install "fewshot[images]"'])
+    failed = [row for row, picture in (found or {}).items() if picture is None]
+    if not failed:
+        return Pictures(found, [])
+    count = counted(len(failed), "picture", "pictures")
+    return Pictures(
+        found, [f"{count} of the report could not be read, such as {name_of(pool, failed[0])}: were images moved?"]
+    )
 
 
 def image_files(pool: FeatureSet) -> ImageFiles | None:

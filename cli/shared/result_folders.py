@@ -2,16 +2,56 @@
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
 from fewshot.storage import write_text_atomic
 
-__all__ = ["checked_place", "write_texts", "writing_folder"]
+__all__ = ["SUMMARY", "check_out", "checked_place", "csv_text", "write_texts", "writing_folder"]
+
+SUMMARY = "summary.json"
+
+
+def check_out(path: str, own_names: Collection[str], kind: str) -> bool:
+    """Check that a folder can be written, before the work; return whether it holds an earlier result.
+
+    Parameters
+    ----------
+    path
+        The folder: new, empty, or an earlier result.
+    own_names
+        The files of a result.
+    kind
+        What the `SUMMARY` of a result says that it is.
+
+    Raises
+    ------
+    OSError
+        If its parent is not there or cannot be written to, or ``path`` is a file.
+    ValueError
+        If it holds other files.
+    """
+    folder = checked_place(path)
+    names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
+    others = [name for name in names if name not in own_names]
+    if others or (names and not _is_of_kind(folder, kind)):
+        raise ValueError(f"--out {path} holds other files, such as {(others or names)[0]}: name a new or empty folder")
+    return bool(names)
+
+
+def _is_of_kind(folder: Path, kind: str) -> bool:
+    try:
+        document = json.loads((folder / SUMMARY).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and document.get("kind") == kind
 
 
 def checked_place(path: str) -> Path:
@@ -58,3 +98,18 @@ def write_texts(path: Path, texts: Mapping[str, str]) -> None:
     """Write the files of a folder, each flushed to the disk."""
     for name, text in texts.items():
         write_text_atomic(path / name, text)
+
+
+def csv_text(columns: Mapping[str, Iterable[object]]) -> str:
+    r"""Return a table as CSV.
+
+    Examples
+    --------
+    >>> csv_text({"row": range(2), "class": ["crow", "a,b"]})
+    'row,class\n0,crow\n1,"a,b"\n'
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue()

@@ -16,16 +16,17 @@ import numpy as np
 import pytest
 import torch
 from fewshot.cli.discover import command as discover_command
-from fewshot.cli.discover.files import export_folders, safe_names, writing_folder
-from fewshot.cli.discover.fit import METHODS, Found
-from fewshot.cli.discover.pool import load_discovery_pool, read_labels
+from fewshot.cli.discover.export import export_folders, safe_names
 from fewshot.cli.shared.pictures import ImageFiles, _small, image_files, thumbnails
+from fewshot.cli.shared.result_folders import writing_folder
 
+from fewshot.evaluation.discovery import FoundClasses
 from fewshot.features import load_features
 from fewshot.features.images.decode import decode
 from fewshot.features.images.records import ImageRecord
+from fewshot.features.partial_labels import read_partial_labels
 from tests.kits.cli import document, fails, fewshot, succeeds
-from tests.kits.discovery import column_pool
+from tests.kits.discovery import ColumnDiscovery, PlainDiscovery, column_pool, use_discoverer
 from tests.kits.extraction import tiny_extractor, write_images
 
 SIZES = {"crow": 9, "jay": 7, "owl": 8, "tit": 5}
@@ -35,8 +36,8 @@ FAST = ("--map-rows", 0, "--quiet")
 @pytest.fixture(autouse=True)
 def columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """The default method is one whose answer is known beforehand."""
-    monkeypatch.setitem(METHODS, "discovery", ("tests.kits.discovery", "ColumnDiscovery"))
-    monkeypatch.setitem(METHODS, "kmeans", ("tests.kits.discovery", "PlainDiscovery"))
+    use_discoverer(monkeypatch, "discovery", ColumnDiscovery)
+    use_discoverer(monkeypatch, "kmeans", PlainDiscovery)
 
 
 @pytest.fixture
@@ -177,7 +178,7 @@ def test_a_labelled_pool_is_split_and_scored(tmp_path: Path, labelled: Path) -> 
     assert [row["name"] for row in told["classes"]] == ["crow", "owl", "new-01", "new-02"]
     assert told["protocol"] == (
         "40 % of the rows of 2 known classes keep their labels, the rest of them and all rows of 2 other classes are "
-        "hidden (seed 2)"
+        "held out (seed 2)"
     )
     scores = told["scores"]
     assert (scores["n_scored"], scores["n_old"], scores["n_new"]) == (29 - 6, 17 - 6, 12)
@@ -226,6 +227,7 @@ def test_a_class_that_stands_for_no_label_leaves_unlabelled_rows_alone(tmp_path:
     assert (told["n_unlabelled"], told["n_known"]) == (25, 1)
 
 
+@pytest.mark.filterwarnings("default")
 def test_a_table_can_name_the_labelled_images_alone(tmp_path: Path, labelled: Path) -> None:
     table = tmp_path / "labels.csv"
     table.write_text("file,label\njay/001.png,Jay\n./crow/000.png,Crow\nno.png,Jay\ncrow/001.png,\n")
@@ -252,7 +254,7 @@ def test_a_table_can_name_the_labelled_images_alone(tmp_path: Path, labelled: Pa
 )
 def test_labels_may_be_missing(tmp_path: Path, name: str, text: str, expected: list[object]) -> None:
     (tmp_path / name).write_text(text)
-    assert read_labels(str(tmp_path / name), ["a", "b", "c", "d"], 4) == (expected, [])
+    assert read_partial_labels(str(tmp_path / name), ["a", "b", "c", "d"], 4) == expected
 
 
 @pytest.mark.parametrize(
@@ -267,16 +269,8 @@ def test_labels_may_be_missing(tmp_path: Path, name: str, text: str, expected: l
 def test_labels_that_do_not_fit_are_refused(tmp_path: Path, name: str, text: str, said: str) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=r"a\.(csv|txt)") as error:
-        read_labels(str(tmp_path / name), ["a", "b", "c", "d"], 4)
+        read_partial_labels(str(tmp_path / name), ["a", "b", "c", "d"], 4)
     assert str(error.value).endswith(said)
-
-
-def test_rows_without_truth_stay_unlabelled_in_a_split(pool: Path) -> None:
-    settings = {"features": str(pool), "labels": None, "unlabelled": (), "n_known": 1, "known_classes": None}
-    data = load_discovery_pool(settings | {"labelled_fraction": 1.0, "seed": 0})
-    assert data.truth is not None
-    assert data.shown.tolist() == [0] * 5 + [-1] * 24
-    assert data.truth.tolist() == [0] * 5 + [-1] * 4 + [1] * 4 + [-1] * 16
 
 
 # --- what is refused --------------------------------------------------------------------------------------------------
@@ -284,8 +278,8 @@ def test_rows_without_truth_stay_unlabelled_in_a_split(pool: Path) -> None:
 
 def test_a_pool_without_an_unlabelled_row_is_refused_with_both_ways_out(tmp_path: Path, labelled: Path) -> None:
     assert fails(1, "discover", "--features", labelled, "--out", tmp_path / "found", *FAST) == (
-        f"Error: all 29 rows of {labelled} are labelled: mark some as unlabelled (-1 or an empty label in --labels "
-        "FILE, or --unlabelled CLASS), or hide some to test with --n-known N or --known-classes LIST"
+        "Error: all 29 rows are labelled: mark some as unlabelled (-1 or an empty label in --labels, or --unlabelled "
+        "CLASS), or hold some out to test with --n-known N or --known-classes LIST"
     )
     assert not (tmp_path / "found").exists()
 
@@ -293,9 +287,15 @@ def test_a_pool_without_an_unlabelled_row_is_refused_with_both_ways_out(tmp_path
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--labelled-fraction", 0.3), "--labelled-fraction hides labels to test: give --n-known or --known-classes"),
+        (
+            ("--labelled-fraction", 0.3),
+            "--labelled-fraction needs --n-known or --known-classes",
+        ),
         (("--known-classes", "random"), "--known-classes random needs --n-known, how many to draw"),
-        (("--known-classes", "0", "--n-known", 1), "give --n-known or the --known-classes themselves, not both"),
+        (
+            ("--known-classes", "0", "--n-known", 1),
+            "--n-known is of no use beside the --known-classes themselves",
+        ),
         (("--known-classes", "rook"), "--known-classes: no class 'rook' among 4 classes, 'crow' to 'tit'"),
         (("--copy",), "--link and --copy need --export-folders"),
         (("--n-classes", "many"), "needs a whole number from 1, or auto; got 'many'"),
@@ -315,8 +315,7 @@ def test_a_folder_of_others_is_never_touched(tmp_path: Path, pool: Path) -> None
     succeeds(*words)  # an empty folder will do
     before = (tmp_path / "found" / "summary.json").read_bytes()
     assert fails(1, *words) == (
-        f"Error: {tmp_path / 'found'} holds what an earlier run found: name another folder, or replace it with "
-        "--overwrite"
+        f"Error: {tmp_path / 'found'} holds an earlier result: name another folder, or replace it with --overwrite"
     )
     succeeds(*words, "--overwrite")
     (tmp_path / "found" / "notes.txt").write_text("mine")
@@ -387,7 +386,7 @@ def test_a_store_has_pictures_and_one_that_is_gone_harms_nothing(tmp_path: Path,
     result = fewshot(*words)
     assert (result.exit_code, result.stderr) == (
         0,
-        "Warning: 2 pictures of the report could not be read: were images moved?\n",
+        "Warning: 2 pictures of the report could not be read, such as unsorted/002.png: were images moved?\n",
     ), result.output
     page = (tmp_path / "found" / "report.html").read_text(encoding="utf-8")
     n_pictures = page.count('<img src="data:image/jpeg;base64,')
@@ -458,7 +457,7 @@ def test_folders_are_not_written_over_nor_without_images(tmp_path: Path, store: 
 def test_images_inside_of_archives_are_written_out(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"....PIXELS....")
     files = ImageFiles(str(tmp_path), [ImageRecord("a.tar/x.png", None, 4, 6), ImageRecord("a.tar/y.png", None, 9, 99)])
-    found = Found("", ["crow"], 1, torch.tensor([0, 0]), torch.ones(2), None, None, [], [], [])
+    found = FoundClasses("", ["crow"], 1, torch.tensor([0, 0]), torch.ones(2), None, None, [], [], [])
     assert export_folders(str(tmp_path / "out"), files, found, is_linked=True) == 1
     assert (tmp_path / "out" / "crow" / "a.tar_x.png").read_bytes() == b"PIXELS"
 

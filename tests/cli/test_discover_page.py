@@ -10,24 +10,22 @@ import shutil
 import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fewshot.cli.discover.charts import confusion_data
-from fewshot.cli.discover.fit import METHODS, Found, find_classes
-from fewshot.cli.discover.page import _picture
-from fewshot.cli.discover.pool import DiscoveryPool
-from fewshot.cli.discover.view import _lineage_words, choose_examples, lay_out
+from fewshot.cli.discover.charts import heat_map
+from fewshot.cli.discover.document import lineage_words
+from fewshot.cli.shared import page as shared_page
 from fewshot.cli.shared.pictures import thumbnails
 from fewshot.cli.shared.words import percent
 
 from fewshot.discovery.profiles import Step
-from fewshot.features import FeatureSet, load_features
+from fewshot.evaluation.discovery import FoundClasses, TrueClass
+from fewshot.features import load_features
 from tests.kits.cli import fewshot
-from tests.kits.discovery import column_pool
+from tests.kits.discovery import ColumnDiscovery, PlainDiscovery, column_pool, use_discoverer
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = '</script><script>alert("1")</script>'
@@ -85,7 +83,7 @@ def discovered(folder: Path, *words: object) -> Path:
 @pytest.fixture(scope="module")
 def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(METHODS, "discovery", ("tests.kits.discovery", "ColumnDiscovery"))
+        use_discoverer(patch, "discovery", ColumnDiscovery)
         return discovered(tmp_path_factory.mktemp("report"), "--n-known", 2, "--map-rows", 60, "--seed", 99)
 
 
@@ -113,8 +111,7 @@ def test_names_are_text_and_never_code(report: Path, page: Page) -> None:
 
 
 def test_names_of_pictures_are_escaped() -> None:
-    view: Any = SimpleNamespace(name_of=lambda row: '"><b>', pictures={})
-    assert _picture(0, view) == (
+    assert shared_page.picture(None, '"><b>', "", 64) == (
         '<span class="none" title="&quot;&gt;&lt;b&gt;">could not be read: &quot;&gt;&lt;b&gt;</span>'
     )
 
@@ -185,7 +182,7 @@ def test_the_rounds_and_the_truth_are_drawn(page: Page) -> None:
 
 
 def test_what_is_not_there_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "discovery", ("tests.kits.discovery", "PlainDiscovery"))
+    use_discoverer(monkeypatch, "discovery", PlainDiscovery)
     words = ("--unlabelled", "tit", "--map-rows", 0)
     page = Page(discovered(tmp_path, *words).read_text(encoding="utf-8"))
     sections = [attributes["id"] for attributes in page.all("section")]
@@ -195,13 +192,12 @@ def test_what_is_not_there_is_left_out(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_confusion_is_ordered_by_the_matching() -> None:
     classes = [
-        {"class": "a", "is_known": True, "n_rows": 5, "found_as": "y"},
-        {"class": "b", "is_known": False, "n_rows": 4, "found_as": None},
-        {"class": "c", "is_known": False, "n_rows": 2, "found_as": "x"},
+        TrueClass("a", True, 5, "y", 0.8, 0.5),
+        TrueClass("b", False, 4, None, 0.0, 0.0),
+        TrueClass("c", False, 2, "x", 1.0, 0.5),
     ]
     confusion = {"x": {"c": 2, "b": 1}, "y": {"a": 4, "b": 3}, "z": {"a": 1}}
-    told = confusion_data({"scores": {"classes": classes, "confusion": confusion}})
-    assert told is not None
+    told = heat_map(classes, confusion)
     assert (told["classes"], told["clusters"]) == (["a", "b", "c"], ["y", "x", "z"])
     expected = {(0, 0, 4, 0.8), (1, 0, 3, 0.75), (2, 1, 2, 1.0), (1, 1, 1, 0.25), (0, 2, 1, 0.2)}
     assert {tuple(cell) for cell in told["cells"]} == expected
@@ -213,66 +209,12 @@ def test_a_share_below_all_is_never_all() -> None:
 
 def test_the_words_of_a_lineage_name_what_is_left_and_number_what_is_gone() -> None:
     steps = (Step(3, "merge", 8, (8, 6)), Step(2, "split", 8, (5,)), Step(0, "shed", 5, (0,)))
-    found = Found("", ["crow", "new-01"], 1, *[torch.zeros(1)] * 3, [0, 8], [], [], [])
+    found = FoundClasses("", ["crow", "new-01"], 1, *[torch.zeros(1)] * 3, [0, 8], [], [], [])
     said = "took in #6 (round 4); split off #5 (round 3); #5 left crow (round 1)"
-    assert _lineage_words(steps, found) == said
+    assert lineage_words(steps, found) == said
 
 
-# --- which rows are shown ---------------------------------------------------------------------------------------------
-
-
-def fitted(n_examples: int = 8, sizes: dict[str, int] | None = None) -> Any:
-    sizes = sizes or {"crow": 20, "jay": 4, "owl": 12}
-    pool, _ = column_pool(sizes, n_unlabelled={"crow": 10, "jay": 1, "owl": 12})
-    data = DiscoveryPool(pool, pool.labels, None, "", [])
-    settings = {"method": "discovery", "n_classes": "auto", "power": "auto", "seed": 0, "device": "cpu"}
-    found = find_classes(data, settings)
-    return data, found, choose_examples(data, found, n_examples)
-
-
-def test_a_method_that_says_how_far_it_is_is_heard_and_not_named_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "discovery", ("tests.kits.discovery", "TalkingDiscovery"))
-    pool, _ = column_pool({"crow": 4, "jay": 3}, n_unlabelled={"jay": 3})
-    data = DiscoveryPool(pool, pool.labels, None, "", [])
-    heard: list[str] = []
-    settings = {"method": "discovery", "n_classes": "auto", "power": "auto", "seed": 0, "device": "cpu"}
-    assert find_classes(data, settings, heard.append).method == "TalkingDiscovery()"
-    assert heard == ["4 dimensions, 2"]
-
-
-def test_examples_are_the_most_typical_the_least_sure_and_the_labelled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "discovery", ("tests.kits.discovery", "ColumnDiscovery"))
-    data, found, examples = fitted(5)
-    assert found.outlier_score is not None
-    for number, groups in enumerate(examples):
-        free = [row for row in range(36) if found.labels[row] == number and data.shown[row] < 0]
-        own = [row for row in range(36) if found.labels[row] == number and data.shown[row] >= 0]
-        by_score = sorted(free, key=lambda row: float(found.outlier_score[row]))
-        by_doubt = sorted(by_score[5:], key=lambda row: float(found.probability[row]))
-        assert groups.typical == by_score[:5]
-        assert groups.unsure == by_doubt[:3]
-        assert groups.labelled == sorted(own, key=lambda row: float(found.outlier_score[row]))[:2]
-
-
-def test_many_classes_share_the_room_for_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(METHODS, "discovery", ("tests.kits.discovery", "PlainDiscovery"))
-    monkeypatch.setattr("fewshot.cli.discover.view._MAX_PICTURES", 15)
-    _, _, examples = fitted()
-    assert all(len(groups.labelled + groups.typical + groups.unsure) <= 5 for groups in examples)
-    assert all(groups.typical for groups in examples)
-
-
-def test_a_large_pool_is_thinned_out_on_the_map(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewshot.cli.discover.view._MAX_POINTS", 50)
-    pool, _ = column_pool({"crow": 80, "jay": 40})
-    labels = torch.tensor([0] * 80 + [1] * 40)
-    found = lay_out(pool, labels, 20, 0)
-    assert found is not None
-    assert (len(found.rows), found.places.shape) == (50, (50, 2))
-    assert torch.equal(found.rows, found.rows.unique())
-    gap = torch.cdist(found.places.double(), found.places.double()) + 9e9 * torch.eye(50)
-    assert torch.equal(labels[found.rows][gap.argmin(1)], labels[found.rows])
-    assert lay_out(FeatureSet(torch.eye(2), torch.tensor([0, 0]), ("a",)), torch.tensor([0, 0]), 20, 0) is None
+# --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 def test_the_digits_are_drawn_from_their_pixels() -> None:

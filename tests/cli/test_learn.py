@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fewshot.cli.discover.fit import METHODS
 from fewshot.cli.incremental import learn as incremental_learn
 
 from fewshot.features import FeatureSet, load_features
 from fewshot.incremental import TEEN, IncrementalClassifier, NearestClassMean
 from fewshot.models import load_classifier
 from tests.kits.cli import document, fails, fewshot, succeeds
-from tests.kits.discovery import column_pool
+from tests.kits.discovery import ColumnDiscovery, column_pool, use_discoverer
 
 ROOT = Path(__file__).parents[2]
 BASE = {"crow": 9, "jay": 7, "owl": 8}
@@ -457,7 +456,7 @@ def test_a_learner_killed_at_any_moment_leaves_a_whole_model(tmp_path: Path) -> 
 @pytest.fixture
 def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Six columns: crows and jays labelled in part, two classes wholly, and two new ones found."""
-    monkeypatch.setitem(METHODS, "discovery", ("tests.kits.discovery", "ColumnDiscovery"))
+    use_discoverer(monkeypatch, "discovery", ColumnDiscovery)
     sizes = {"crow": 9, "jay": 7, "emu": 1, "kea": 1, "owl": 8, "tit": 5}
     hidden = {"crow": 4, "jay": 3, "owl": 8, "tit": 5}
     column_pool(sizes, n_unlabelled=hidden, extractor_key="1f")[0].save(tmp_path / "birds.safetensors")

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from sklearn.base import BaseEstimator
 
+import fewshot.discovery
 from fewshot.discovery.split_merge.trace import Proposal, Round
+from fewshot.estimators.labels import CategoricalLabels, label_array, new_names
 from fewshot.features import FeatureSet
+from fewshot.registry.discovery import DISCOVERY_METHODS
 
 
 class ColumnDiscovery(BaseEstimator):
@@ -23,7 +27,8 @@ class ColumnDiscovery(BaseEstimator):
         self.n_classes = n_classes
         self.random_state = random_state
 
-    def fit(self, X: torch.Tensor, y: torch.Tensor) -> ColumnDiscovery:
+    def fit(self, X: torch.Tensor, y: CategoricalLabels) -> ColumnDiscovery:
+        names, y = y.present()[0], y.codes
         known = torch.unique(y[y >= 0])
         columns = X.argmax(1)
         new = torch.tensor([c for c in torch.unique(columns).tolist() if c not in known.tolist()], dtype=torch.int64)
@@ -33,7 +38,9 @@ class ColumnDiscovery(BaseEstimator):
         place[self.columns] = torch.arange(n)
         self.labels_ = place[torch.where(y >= 0, y, columns)]
         self.n_classes_, self.n_known_ = n, n_known
-        self.outlier_score_ = 1 - self.predict_proba(X).gather(1, self.labels_[:, None])[:, 0]
+        self.classes_ = label_array([*names, *new_names(names, n - n_known)])
+        self.probability_ = (2 * X[:, self.columns]).softmax(1).gather(1, self.labels_[:, None])[:, 0]
+        self.outlier_score_ = 1 - self.probability_
         self.component_ids_ = list(range(n))
         self.trace_ = [
             Round(n_known, 1, 0, 0, 0, n_known + 1, -9.5, -9.0),
@@ -47,14 +54,11 @@ class ColumnDiscovery(BaseEstimator):
         self.warnings_ = ["made up"] if self.random_state == 99 else []
         return self
 
-    def predict_proba(self, X: torch.Tensor) -> torch.Tensor:
-        return (2 * X[:, self.columns]).softmax(1)
-
 
 class PlainDiscovery(ColumnDiscovery):
     """The same without what a simple method lacks."""
 
-    def fit(self, X: torch.Tensor, y: torch.Tensor) -> PlainDiscovery:
+    def fit(self, X: torch.Tensor, y: CategoricalLabels) -> PlainDiscovery:
         super().fit(X, y)
         for name in ("outlier_score_", "component_ids_", "trace_", "proposals_", "warnings_"):
             delattr(self, name)
@@ -89,7 +93,13 @@ class TalkingDiscovery(ColumnDiscovery):
         super().__init__(n_classes, random_state)
         self.progress = progress
 
-    def fit(self, X: torch.Tensor, y: torch.Tensor) -> TalkingDiscovery:
+    def fit(self, X: torch.Tensor, y: CategoricalLabels) -> TalkingDiscovery:
         self.progress("4 dimensions", 2)
         super().fit(X, y)
         return self
+
+
+def use_discoverer(patch: pytest.MonkeyPatch, method: str, discoverer: type) -> None:
+    """Let a name of the registry stand for another class."""
+    patch.setattr(fewshot.discovery, discoverer.__name__, discoverer, raising=False)
+    patch.setitem(DISCOVERY_METHODS, method, DISCOVERY_METHODS[method]._replace(class_name=discoverer.__name__))

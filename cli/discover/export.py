@@ -1,0 +1,76 @@
+"""Images of a discovery as folders: one for each class."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+
+from fewshot.evaluation.discovery import FoundClasses
+
+from ..shared.pictures import ImageFiles
+from ..shared.result_folders import checked_place, writing_folder
+
+__all__ = ["check_export", "export_folders", "safe_names"]
+
+# The longest file name, in bytes.
+_N_BYTES = 120
+
+
+def check_export(path: str) -> None:
+    """Check that folders can be written: there is nothing, or an empty folder.
+
+    Raises
+    ------
+    OSError
+        If its parent is not there or cannot be written to, or ``path`` is a file.
+    ValueError
+        If it is not empty.
+    """
+    folder = checked_place(path)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise ValueError(f"--export-folders {path} is not empty: name a new folder")
+
+
+def export_folders(path: str, files: ImageFiles, found: FoundClasses, *, is_linked: bool) -> int:
+    """Write a folder for each class, with its images; return how many could not be had.
+
+    Links are symbolic and absolute. An image inside of an archive is written out, whatever is asked.
+    """
+    folders, names = safe_names(found.names), safe_names(files.ids)
+    n_missing = 0
+    with writing_folder(path) as temporary:
+        for folder in folders:
+            (temporary / folder).mkdir()
+        for row, label in enumerate(found.labels.tolist()):
+            n_missing += not files.place(row, temporary / folders[label] / names[row], is_linked=is_linked)
+    return n_missing
+
+
+def safe_names(texts: Sequence[str]) -> list[str]:
+    """Return a distinct file name for each text that is one on any system; the suffix stays.
+
+    Examples
+    --------
+    >>> safe_names(["crow/1.jpg", "crow_1.jpg", "../x", "AUX", "Motacilla alba"])
+    ['crow_1.jpg', 'crow_1 (2).jpg', '_x', 'AUX_', 'Motacilla alba']
+    """
+    taken: set[str] = set()
+    return [_distinct(_safe(text), taken) for text in texts]
+
+
+def _safe(text: str) -> str:
+    clean = re.sub(r"[^\w \-.()]", "_", text).strip(". ")
+    stem, suffix = os.path.splitext(clean) if re.search(r"\.\w{1,5}$", clean) else (clean, "")
+    stem = stem.encode()[:_N_BYTES].decode(errors="ignore").rstrip(". ") or "_"
+    reserved = re.fullmatch(r"(?i)con|prn|aux|nul|com\d|lpt\d", stem)
+    return f"{stem}{'_' if reserved else ''}{suffix}"
+
+
+def _distinct(name: str, taken: set[str]) -> str:
+    stem, suffix = os.path.splitext(name)
+    number, found = 2, name
+    while found.lower() in taken:
+        found, number = f"{stem} ({number}){suffix}", number + 1
+    taken.add(found.lower())
+    return found
