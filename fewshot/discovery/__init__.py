@@ -1,4 +1,4 @@
-"""How many kinds are in there: a pool where some items are labelled and the rest hold known and unknown classes."""
+"""Category discovery: a pool where some rows are labelled and the rest are of known and unknown classes."""
 
 from __future__ import annotations
 

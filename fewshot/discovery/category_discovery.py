@@ -1,4 +1,4 @@
-"""Category discovery by split and merge: which rows belong to a known class, and how many other classes there are."""
+"""Category discovery by split and merge."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fewshot.checks import check_positive
+from fewshot.checks import check_positive, warn_deprecated
 from fewshot.discovery.estimator import CategoryDiscoverer, Discovered
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.space import DiscoverySpace, principal_space, project
@@ -16,8 +16,14 @@ from fewshot.discovery.split_merge.evidence_check import EvidenceCheck, check_ev
 from fewshot.discovery.split_merge.evidence_power import two_covariance
 from fewshot.discovery.split_merge.partition import Partition
 from fewshot.discovery.split_merge.search import Discovery
-from fewshot.discovery.split_merge.subspaces import POWER_WITHOUT_LABELS, Attempt, attempt, median_count, space_sizes
-from fewshot.discovery.split_merge.target_count import reach_n_components
+from fewshot.discovery.split_merge.subspaces import (
+    POWER_WITHOUT_LABELS,
+    SubspaceRun,
+    median_count,
+    search_subspace,
+    space_sizes,
+)
+from fewshot.discovery.split_merge.target_count import adjust_to_n_components
 from fewshot.discovery.split_merge.trace import Proposal, Round
 from fewshot.discovery.statistics import cluster_sums
 from fewshot.estimators.arrays import ArrayLike, like
@@ -26,21 +32,22 @@ __all__ = ["CategoryDiscovery"]
 
 
 class CategoryDiscovery(CategoryDiscoverer):
-    """Gaussian classes of one shape, shed, split and merged until the evidence is for none of it.
+    """Split-and-merge discovery with Gaussian classes of one covariance: stops when no proposal raises the evidence.
 
-    The labels set everything: the spread within labelled classes makes the space round, and the power of the evidence
-    is that at which known classes, hidden, are found once each.
+    The labels set both scales: features are whitened by the covariance within labelled classes, and the power of the
+    tempered likelihood is that at which held-out known classes are found exactly once each.
 
     Parameters
     ----------
     n_classes : "auto" or int
         The number of classes, known ones included; "auto" finds it.
     power : "auto" or float
-        How much an item counts, in (0, 1]: more finds more classes. "auto" hides known classes and counts, see
+        Weight of one row in the evidence (the power of a tempered likelihood), in (0, 1]; larger values find more
+        classes. "auto": the value at which held-out known classes are each found exactly once, see
         `fewshot.discovery.split_merge.evidence_power`; 0.4 where fewer than two are known.
     n_dims : "auto", int or sequence of int
-        Principal directions kept. Of several, the number of classes is the median of those found in each of these
-        spaces, and the classes are those of the largest, brought to that number. "auto": as many as there are known
+        Principal directions kept. Of several, the number of classes is the median of the numbers found in these
+        subspaces, and the classes are those of the largest, adjusted to that number. "auto": as many as there are known
         classes, twice and four times as many, see `fewshot.discovery.split_merge.subspaces.space_sizes`.
     normalize : bool
         Whether rows are scaled to unit length first, default True.
@@ -52,23 +59,23 @@ class CategoryDiscovery(CategoryDiscoverer):
     n_rounds : int
         Of split and merge at most, default 20.
     is_stochastic : bool
-        Accept with probability min(1, H), as Metropolis and Hastings; default False, wherever log H > 0.
+        Accept a proposal with probability min(1, H), as Metropolis and Hastings; default False: wherever log H > 0.
     random_state : int
-        Decides which classes are hidden, the start beyond the known classes, and the coins.
+        Decides which classes are held out, the starts beyond the known classes, and random acceptance.
     progress : callable, optional
-        Called with the space that is being searched, and the number of powers tried in it.
+        Called with the subspace that is being searched, and the number of powers tried in it.
 
     Attributes
     ----------
     power_ : float
-        Of the last space.
-    attempts_ : list of (int, float, int)
-        Of each space its size, its power and the number of classes found in it.
+        The power used in the largest subspace.
+    subspace_runs_ : list of (int, float, int)
+        Of each subspace its size, its power and the number of classes found in it.
     power_curve_ : list of (float, float)
-        The powers tried, and how many components too many a hidden class gave there; empty where none was sought.
+        The powers tried, and the surplus of components per held-out class there; empty where ``power`` is given.
     trace_ : list of Round
     proposals_ : list of Proposal
-        What was split off from what, and why or why not.
+        Every proposed split and merge, with its outcome and reason.
     component_ids_ : list of int
         The ids of the classes in ``proposals_``.
     outlier_score_ : array or Tensor (n,)
@@ -78,12 +85,12 @@ class CategoryDiscovery(CategoryDiscoverer):
 
     Notes
     -----
-    A class is taken to be one cluster: one that falls into two parts counts as two, unless known classes do so too. The
-    answer does not depend on the order of rows, nor on rotations of the features.
+    A class is assumed to be one cluster: one of two separate parts counts as two, unless known classes have such parts
+    too. The result does not depend on the order of rows, nor on rotations of the features.
 
     Source
     ------
-    [GPC] §3, made to find the number of classes; the power and the shed are ours.
+    [GPC] §3, extended to find the number of classes; the power and the split-off of unlabelled rows are ours.
 
     Examples
     --------
@@ -96,7 +103,7 @@ class CategoryDiscovery(CategoryDiscoverer):
     """
 
     power_: float
-    attempts_: list[tuple[int, float, int]]
+    subspace_runs_: list[tuple[int, float, int]]
     power_curve_: list[tuple[float, float]]
     trace_: list[Round]
     proposals_: list[Proposal]
@@ -104,6 +111,12 @@ class CategoryDiscovery(CategoryDiscoverer):
     outlier_score_: Any
     evidence_check_: EvidenceCheck
     warnings_: list[str]
+
+    @property
+    def attempts_(self) -> list[tuple[int, float, int]]:
+        """Deprecated name of ``subspace_runs_``."""
+        warn_deprecated("CategoryDiscovery.attempts_", "CategoryDiscovery.subspace_runs_")
+        return self.subspace_runs_
 
     def __init__(
         self,
@@ -137,21 +150,21 @@ class CategoryDiscovery(CategoryDiscoverer):
         principal = principal_space(features, sizes[-1], normalize=self.normalize)
         projected = project(principal, features, normalize=self.normalize)
         sizes = sorted({min(size, projected.shape[1]) for size in sizes})[-1 if asked else 0 :]
-        attempts = [self._attempt(projected[:, :size], labels, n_known, generator) for size in sizes]
-        last = attempts[-1]
+        runs = [self._search(projected[:, :size], labels, n_known, generator) for size in sizes]
+        last = runs[-1]
         rows = projected @ last.basis.to(projected.dtype)
         evidence = two_covariance(last.variances, last.search.power)
-        partition = reach_n_components(
+        partition = adjust_to_n_components(
             rows,
             labels,
             n_known,
             evidence,
             last.found.partition,
-            asked or median_count(attempts),
+            asked or median_count(runs),
             next_id=last.found.next_id,
         )
-        counts = [each.found.n_components for each in attempts]
-        self.attempts_ = list(zip(sizes, [each.search.power for each in attempts], counts, strict=True))
+        counts = [each.found.n_components for each in runs]
+        self.subspace_runs_ = list(zip(sizes, [each.search.power for each in runs], counts, strict=True))
         self.power_, self.power_curve_ = last.search
         self.trace_, self.proposals_ = last.found.rounds, last.found.proposals
         self.evidence_check_ = check_evidence(rows, labels, n_known, evidence, concentration=self.concentration)
@@ -175,9 +188,9 @@ class CategoryDiscovery(CategoryDiscoverer):
         self._means = sums / self._counts.clamp(min=1)[:, None]
         self._outlier_score = outlier_scores(rows, partition.labels, labels >= 0, n_components)
 
-    def _attempt(self, projected: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> Attempt:
+    def _search(self, projected: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> SubspaceRun:
         size, progress = projected.shape[1], self.progress
-        return attempt(
+        return search_subspace(
             projected,
             labels,
             n_known,
@@ -194,7 +207,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         texts = [self.evidence_check_.warning]
         if self.power == "auto" and n_known < 2:
             texts.append(
-                f"{n_known} classes are known, none can be hidden: the number of classes found rests on the guess "
+                f"{n_known} classes are known, none can be held out: the number of classes found rests on the guess "
                 f"power={POWER_WITHOUT_LABELS}; label some items of at least two classes"
             )
         if not found.is_converged:

@@ -23,7 +23,7 @@ __all__ = [
     "Scorer",
     "bic_scorer",
     "hidden_class_scorer",
-    "hide_classes",
+    "hold_out_classes",
     "sampled_silhouette",
     "silhouette",
     "silhouette_scorer",
@@ -58,7 +58,7 @@ def hidden_class_scorer(features: Tensor, labels: Tensor, generator: torch.Gener
     Hidden labels: Han, Vedaldi and Zisserman, "Learning to Discover Novel Visual Categories via Deep Transfer
     Clustering", ICCV 2019 (DTC), from a description.
     """
-    shown, is_hidden = hide_classes(labels, generator)
+    shown, is_hidden = hold_out_classes(labels, generator)
     truth = labels[is_hidden]
     judge = sampled_silhouette(features, generator)
 
@@ -69,7 +69,7 @@ def hidden_class_scorer(features: Tensor, labels: Tensor, generator: torch.Gener
     return score
 
 
-def hide_classes(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def hold_out_classes(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Take away the labels of half of the known classes, two or more.
 
     Returns

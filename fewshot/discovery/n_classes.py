@@ -12,7 +12,7 @@ from torch import Tensor
 from fewshot.checks import check_choice
 from fewshot.discovery.count_scores import Scorer, bic_scorer, hidden_class_scorer, silhouette_scorer
 from fewshot.discovery.space import principal_space, project
-from fewshot.discovery.split_merge.subspaces import attempt, median_count, space_sizes
+from fewshot.discovery.split_merge.subspaces import median_count, search_subspace, space_sizes
 
 __all__ = ["N_CLASSES_METHODS", "ClassCount", "CountMethod", "default_bounds", "estimate_n_classes", "search_counts"]
 
@@ -238,7 +238,7 @@ def _split_merge(
     counts = []
     for _ in range(n_seeds):
         tried = [
-            attempt(projected[:, :size], labels, n_known, generator=generator)
+            search_subspace(projected[:, :size], labels, n_known, generator=generator)
             for size in sorted({min(size, projected.shape[1]) for size in sizes})
         ]
         counts.append(min(max(median_count(tried), bounds[0]), bounds[1]))

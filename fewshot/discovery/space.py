@@ -1,8 +1,8 @@
-r"""The space that classes are told apart in: unit rows, principal directions, and the spread within classes made round.
+r"""Feature space of the search: L2-normalise, project on principal components, whiten by the within-class covariance.
 
     z = (x / ‖x‖ - m) A,  with the labelled classes' covariance the identity and all rows' covariance diagonal,
 
-so that Euclidean distances are Mahalanobis distances, and a variance above 1 is a difference between classes.
+so that Euclidean distances are Mahalanobis distances, and variance above 1 is variance between classes.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ __all__ = [
     "ledoit_wolf",
     "principal_space",
     "project",
-    "round_within",
+    "whiten_within",
     "within_covariance",
 ]
 
 _CHUNK = 8192
 # Directions of less than this share of the largest variance are rounding, not data.
 _NOTHING = 1e-9
-# What is added to the covariance within classes, in shares of its mean variance: columns may be constant.
+# Added to the within-class covariance, as a share of its mean variance: columns may be constant.
 _LEAST = 1e-6
 
 
@@ -40,7 +40,7 @@ class DiscoverySpace(NamedTuple):
     center : Tensor (n_features,), float64
     basis : Tensor (n_features, n_dims), float64
     variances : Tensor (n_dims,), float64
-        Of all rows in the space, largest first. Where the spread within classes is made round, 1 + that between them.
+        Of all rows in the space, largest first. In a whitened space, 1 + the variance between classes.
     """
 
     center: Tensor
@@ -60,7 +60,7 @@ def project(space: DiscoverySpace, features: Tensor, *, normalize: bool = True) 
 
 
 def _prepared(rows: Tensor, dtype: torch.dtype, *, normalize: bool) -> Tensor:
-    """Return rows of unit length; a row of zeros stays one. Scaled by its largest entry first, so nothing overflows."""
+    """L2-normalise rows, scaled by their largest entry first so that no square overflows; a row of zeros stays zero."""
     rows = rows.to(dtype)
     if not normalize:
         return rows
@@ -69,7 +69,7 @@ def _prepared(rows: Tensor, dtype: torch.dtype, *, normalize: bool) -> Tensor:
 
 
 def principal_space(features: Tensor, n_dims: int, *, normalize: bool = True) -> DiscoverySpace:
-    """Find the directions of most variance of all rows; no label is looked at.
+    """Find the principal directions of all rows, without labels.
 
     Parameters
     ----------
@@ -107,13 +107,13 @@ def _eigen(symmetric: Tensor) -> tuple[Tensor, Tensor]:
     return values.flip(0).clamp(min=0), vectors.flip(1)
 
 
-def round_within(projected: Tensor, labels: Tensor, n_known: int) -> tuple[Tensor, Tensor]:
-    """Find the map that makes the covariance within labelled classes the identity, and that of all rows diagonal.
+def whiten_within(projected: Tensor, labels: Tensor, n_known: int) -> tuple[Tensor, Tensor]:
+    """Whiten by the within-class covariance, with the covariance of all rows diagonal.
 
     Parameters
     ----------
     projected : Tensor (n, n_dims)
-        Centred.
+        Centered.
     labels : Tensor (n,), int64
         In [0, n_known), or -1.
     n_known : int
@@ -139,7 +139,7 @@ def round_within(projected: Tensor, labels: Tensor, n_known: int) -> tuple[Tenso
 
 
 def within_covariance(projected: Tensor, labels: Tensor, n_known: int) -> Tensor:
-    """Estimate the covariance (n_dims, n_dims) within labelled classes, see `round_within` and `ledoit_wolf`."""
+    """Estimate the covariance (n_dims, n_dims) within labelled classes, see `whiten_within` and `ledoit_wolf`."""
     counts, sums = cluster_sums(projected, labels, n_known, dtype=torch.float64)
     is_labelled = labels >= 0
     residuals = projected[is_labelled].double() - (sums / counts.clamp(min=1)[:, None])[labels[is_labelled]]
@@ -154,7 +154,7 @@ def within_covariance(projected: Tensor, labels: Tensor, n_known: int) -> Tensor
 
 
 def ledoit_wolf(residuals: Tensor, n_free: float) -> Tensor:
-    """Estimate a covariance, shrunk towards a multiple of the identity by as much as its own noise asks for.
+    """Estimate a covariance by Ledoit-Wolf shrinkage towards a multiple of the identity.
 
     Parameters
     ----------
@@ -192,7 +192,7 @@ def ledoit_wolf(residuals: Tensor, n_free: float) -> Tensor:
 def fit_space(
     features: Tensor, labels: Tensor, n_known: int, *, n_dims: int = 64, normalize: bool = True
 ) -> DiscoverySpace:
-    """Find the space of a pool: `principal_space`, then `round_within`.
+    """Find the space of a pool: `principal_space`, then `whiten_within`.
 
     Parameters
     ----------
@@ -206,5 +206,5 @@ def fit_space(
         Whether rows are scaled to unit length first, default True.
     """
     principal = principal_space(features, n_dims, normalize=normalize)
-    basis, variances = round_within(project(principal, features, normalize=normalize), labels, n_known)
+    basis, variances = whiten_within(project(principal, features, normalize=normalize), labels, n_known)
     return DiscoverySpace(principal.center, principal.basis @ basis, variances)

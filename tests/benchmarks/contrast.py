@@ -45,7 +45,7 @@ def run(features: Tensor, truth: Tensor, seed: int, options: argparse.Namespace)
     shown = discovery_split(truth, n_known, known_classes="random", generator=generator).labels
     head = head_for(features, options.n_hidden, generator)
     frozen = CategoryDiscovery().fit(features, shown)
-    kept = {"power": frozen.power_, "n_dims": frozen.attempts_[-1][0]}
+    kept = {"power": frozen.power_, "n_dims": frozen.subspace_runs_[-1][0]}
     found = {
         "frozen": frozen.labels_,
         "same power, frozen": discovery_step(**kept)(features, shown),

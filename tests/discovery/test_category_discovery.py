@@ -16,7 +16,7 @@ from fewshot import CategoryDiscovery, SemiSupervisedKMeans, estimate_n_classes,
 from fewshot.discovery.outliers import outlier_scores
 from fewshot.discovery.space import principal_space, project
 from fewshot.discovery.split_merge.evidence_power import find_power
-from fewshot.discovery.split_merge.subspaces import attempt, median_count
+from fewshot.discovery.split_merge.subspaces import median_count, search_subspace
 from tests.kits.mixtures import anisotropic, separated
 
 
@@ -41,8 +41,8 @@ def test_classes_are_found_from_any_start(pool, n_start):
     assert (model.n_classes_, model.n_known_) == (9, 5)
     assert adjusted_rand_score(truth, model.labels_) == 1.0
     assert torch.equal(model.labels_[labels >= 0], labels[labels >= 0])
-    assert [size for size, _, _ in model.attempts_] == [8, 16]
-    assert [count for _, _, count in model.attempts_] == [9, 9]
+    assert [size for size, _, _ in model.subspace_runs_] == [8, 16]
+    assert [count for _, _, count in model.subspace_runs_] == [9, 9]
     assert model.warnings_ == []
     assert model.trace_[-1].n_classes == 9
 
@@ -60,8 +60,8 @@ def test_without_labels_it_says_what_its_number_rests_on(pool):
     model = CategoryDiscovery(n_dims=8).fit(rows)
     assert (model.n_known_, model.power_, model.power_curve_) == (0, 0.4, [])
     assert model.warnings_[-1] == (
-        "0 classes are known, none can be hidden: the number of classes found rests on the guess power=0.4; label some "
-        "items of at least two classes"
+        "0 classes are known, none can be held out: the number of classes found rests on the guess power=0.4; label "
+        "some items of at least two classes"
     )
     assert adjusted_rand_score(truth, model.labels_) > 0.9
 
@@ -76,7 +76,7 @@ def test_a_number_of_classes_can_be_asked_for(pool, n_classes):
     rows, _, labels = pool
     model = quick(n_classes=n_classes).fit(rows, labels)
     assert model.n_classes_ == n_classes
-    assert len(model.attempts_) == 1
+    assert len(model.subspace_runs_) == 1
 
 
 def test_rows_that_were_not_in_the_pool_are_predicted(pool):
@@ -163,10 +163,21 @@ def test_power_depends_on_the_halves_hidden_and_nothing_else(pool):
     assert curves[0] == curves[1]
 
 
+def test_the_old_name_of_the_runs_warns(pool):
+    rows, _, labels = pool
+    model = CategoryDiscovery(n_classes=9, n_dims=8, power=0.4).fit(rows, labels)
+    with pytest.warns(FutureWarning, match=r"CategoryDiscovery.attempts_ is deprecated .*: use .*subspace_runs_"):
+        assert model.attempts_ == model.subspace_runs_
+
+
 def test_spaces_are_no_larger_than_there_are_directions(pool):
     rows, _, labels = pool
-    assert [size for size, _, _ in CategoryDiscovery(n_dims=(8, 20, 30)).fit(rows, labels).attempts_] == [8, 20, 24]
-    assert [size for size, _, _ in CategoryDiscovery(n_dims="auto").fit(rows, labels).attempts_] == [8, 10, 20]
+    assert [size for size, _, _ in CategoryDiscovery(n_dims=(8, 20, 30)).fit(rows, labels).subspace_runs_] == [
+        8,
+        20,
+        24,
+    ]
+    assert [size for size, _, _ in CategoryDiscovery(n_dims="auto").fit(rows, labels).subspace_runs_] == [8, 10, 20]
 
 
 @pytest.mark.parametrize(
@@ -225,14 +236,14 @@ def test_the_number_is_the_median_of_what_the_spaces_find(pool):
     assert median_count(counts) == 9
     rows, _, labels = pool
     model = quick(n_dims=(1, 2, 8)).fit(rows, labels)
-    found = [count for _, _, count in model.attempts_]
+    found = [count for _, _, count in model.subspace_runs_]
     assert model.n_classes_ == sorted(found)[1] != found[-1]
 
 
 def test_where_a_number_is_asked_for_the_largest_space_is_searched(pool):
     rows, _, labels = pool
     model = quick(n_classes=9, n_dims=(4, 8)).fit(rows, labels)
-    assert [size for size, _, _ in model.attempts_] == [8]
+    assert [size for size, _, _ in model.subspace_runs_] == [8]
 
 
 def test_probabilities_are_those_of_gaussians_of_one_shape_to_the_power(pool):
@@ -262,7 +273,7 @@ def test_ids_of_classes_lead_to_the_proposals_that_made_them(pool):
     made = {p.children[1]: p.parents[0] for p in accepted if p.kind != "merge"}
     assert {*ids[5:]} <= {*made}
     projected = project(principal_space(rows[keep], 8), rows[keep])
-    found = attempt(projected, labels[keep], 5, generator=torch.Generator().manual_seed(0), power=0.4).found
+    found = search_subspace(projected, labels[keep], 5, generator=torch.Generator().manual_seed(0), power=0.4).found
     assert [ids[k] for k in model.labels_.tolist()] == found.component_ids[found.labels].tolist()
 
 
@@ -271,7 +282,9 @@ def test_concentration_has_its_say_in_the_power_and_in_the_number(pool):
     assert quick(concentration=1e-300).fit(rows, labels).n_classes_ == 5
     projected = project(principal_space(rows, 4), rows)[:180]
     first, second = (
-        attempt(projected, labels[:180], 5, generator=torch.Generator().manual_seed(0), concentration=value).search
+        search_subspace(
+            projected, labels[:180], 5, generator=torch.Generator().manual_seed(0), concentration=value
+        ).search
         for value in (1.0, 1e-300)
     )
     assert first.curve[0][1] > -0.5
@@ -303,7 +316,7 @@ def test_with_one_known_class_the_number_rests_on_the_guess(pool):
     rows, _, labels = pool
     model = CategoryDiscovery(n_dims=8).fit(rows, torch.where(labels == 0, 0, -1))
     assert (model.n_known_, model.power_, model.power_curve_) == (1, 0.4, [])
-    assert model.warnings_[-1].startswith("1 classes are known, none can be hidden")
+    assert model.warnings_[-1].startswith("1 classes are known, none can be held out")
 
 
 def test_the_space_is_that_of_unit_rows_or_of_rows_as_they_are(pool):

@@ -466,7 +466,7 @@ def test_the_default_e_step_is_category_discovery_and_keeps_its_power():
     found = CategoryDiscovery(n_rounds=7).fit(rows, labels)
     step = discovery_step(n_rounds=7)
     assert torch.equal(step(rows, labels), found.labels_)
-    again = CategoryDiscovery(n_rounds=7, power=found.power_, n_dims=found.attempts_[-1][0]).fit(rows, labels)
+    again = CategoryDiscovery(n_rounds=7, power=found.power_, n_dims=found.subspace_runs_[-1][0]).fit(rows, labels)
     assert torch.equal(step(rows, labels), again.labels_)
     head = ProjectionHead(torch.eye(6))
     (told,) = fit_projection(head, rows, labels, n_rounds=1, n_steps=1, generator=generator())
@@ -477,7 +477,7 @@ def test_a_kept_power_is_handed_on(monkeypatch):
     asked = []
 
     class Recorder:
-        power_, attempts_, labels_ = 0.25, [(8, 0.5, 3), (16, 0.25, 3)], torch.zeros(4, dtype=torch.int64)
+        power_, subspace_runs_, labels_ = 0.25, [(8, 0.5, 3), (16, 0.25, 3)], torch.zeros(4, dtype=torch.int64)
 
         def __init__(self, **settings):
             asked.append(settings)

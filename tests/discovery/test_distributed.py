@@ -9,7 +9,7 @@ from fewshot.discovery.mixture.fit import fit_mixture
 from fewshot.discovery.mixture.scaling import FORMS
 from fewshot.discovery.mixture.start import state_from_means
 from fewshot.discovery.mixture.state import MixtureState
-from fewshot.discovery.space import principal_space, project, round_within
+from fewshot.discovery.space import principal_space, project, whiten_within
 from fewshot.discovery.split_merge.evidence_power import find_power, two_covariance
 from fewshot.discovery.split_merge.search import discover_components
 from fewshot.distributed import all_sum
@@ -48,7 +48,7 @@ def discovered(features, labels):
     space = principal_space(features, 3, normalize=False)
     projected = project(space, features, normalize=False)
     search = find_power(projected, labels, 2, generator=torch.Generator().manual_seed(0), guess=1.0)
-    basis, variances = round_within(projected, labels, 2)
+    basis, variances = whiten_within(projected, labels, 2)
     found = discover_components(projected @ basis, labels, 2, two_covariance(variances, search.power))
     return [
         torch.tensor(search.curve),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, silhouette_score
 from sklearn.mixture import GaussianMixture
 
-from fewshot.discovery.count_scores import bic_scorer, hidden_class_scorer, hide_classes, silhouette
+from fewshot.discovery.count_scores import bic_scorer, hidden_class_scorer, hold_out_classes, silhouette
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.discovery.n_classes import N_CLASSES_METHODS, default_bounds, estimate_n_classes, search_counts
 
@@ -191,7 +191,7 @@ def test_a_large_pool_is_sampled_and_keeps_each_known_class(monkeypatch):
 def test_half_of_the_known_classes_are_hidden_whole(n_known, seed):
     rng = np.random.default_rng(seed)
     labels = torch.from_numpy(np.concatenate([np.arange(n_known), rng.integers(-1, n_known, 40)]))
-    shown, is_hidden = hide_classes(labels, generator(seed))
+    shown, is_hidden = hold_out_classes(labels, generator(seed))
     hidden = set(labels[is_hidden].tolist())
     assert len(hidden) == max(2, n_known // 2)
     assert bool((shown[is_hidden] == -1).all())
@@ -214,7 +214,7 @@ def test_silhouette_is_scikit_learns(seed, n_clusters):
 
 def test_hidden_classes_are_judged_by_their_labels_and_the_silhouette():
     rows, labels = mixture(6, n_each=12, spread=1.5)
-    shown, is_hidden = hide_classes(labels, generator(3))
+    shown, is_hidden = hold_out_classes(labels, generator(3))
     score = hidden_class_scorer(rows, labels, generator(3), n_init=2)
     for number in (6, 9, 13):
         found = semi_supervised_kmeans(rows, shown, number, generator=generator(8), n_init=2).labels

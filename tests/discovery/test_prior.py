@@ -13,12 +13,18 @@ from sklearn.covariance import ledoit_wolf as sklearn_ledoit_wolf
 from sklearn.decomposition import PCA
 
 from fewshot.discovery.niw import NIWPrior
-from fewshot.discovery.space import fit_space, ledoit_wolf, principal_space, project, round_within, within_covariance
+from fewshot.discovery.space import fit_space, ledoit_wolf, principal_space, project, whiten_within, within_covariance
 from fewshot.discovery.split_merge import evidence_power as power_module
 from fewshot.discovery.split_merge.evidence import TwoCovariance, log_split_ratio
 from fewshot.discovery.split_merge.evidence_check import EvidenceCheck, check_evidence, niw_prior
-from fewshot.discovery.split_merge.evidence_power import _crossing, find_power, hidings, surplus, two_covariance
-from fewshot.discovery.split_merge.splits import part_in_two
+from fewshot.discovery.split_merge.evidence_power import (
+    _crossing,
+    find_power,
+    held_out_classes,
+    surplus,
+    two_covariance,
+)
+from fewshot.discovery.split_merge.splits import propose_splits
 from fewshot.discovery.statistics import cluster_statistics
 from tests.kits.mixtures import anisotropic, separated
 
@@ -57,7 +63,7 @@ def test_shrinkage_is_that_of_scikit_learn(seed):
 def test_the_space_is_round_within_classes_and_diagonal_over_all_rows(seed):
     rows, _, labels = separated(seed, n_features=4, n_known=3, n_new=1, distance=5.0)
     rows = (rows - rows.mean(0)) @ torch.from_numpy(np.random.default_rng(seed).normal(size=(4, 4)))
-    basis, variances = round_within(rows, labels, 3)
+    basis, variances = whiten_within(rows, labels, 3)
     mapped = rows @ basis
     residuals = torch.cat([rows[labels == k] - rows[labels == k].mean(0) for k in range(3)])
     within = ledoit_wolf(residuals, len(residuals) - 3)
@@ -99,7 +105,7 @@ def _apart_and_whole(rows, truth, evidence):
     """Count the true pairs (of 9) that stay apart, and the true classes (of 10) that stay whole."""
     classes = cluster_statistics(rows, truth, 10)
     pairs = log_split_ratio(evidence, classes.at(torch.arange(9)), classes.at(torch.arange(1, 10)))
-    parts = part_in_two(rows, truth, torch.zeros(len(rows), dtype=torch.bool), 10, evidence)
+    parts = propose_splits(rows, truth, torch.zeros(len(rows), dtype=torch.bool), 10, evidence)
     return int((pairs > 0).sum()), int((parts.log_ratio < 0).sum())
 
 
@@ -109,7 +115,7 @@ def test_true_pairs_stay_apart_and_true_classes_whole(n_features, n_dims, n):
     assert _apart_and_whole(projected, truth, niw_prior(projected, labels, 10)) == (9, 10)
     projected = projected - projected.mean(0)
     power = find_power(projected, labels, 10, generator=torch.Generator().manual_seed(0), n_repeats=1).power
-    basis, variances = round_within(projected, labels, 10)
+    basis, variances = whiten_within(projected, labels, 10)
     assert _apart_and_whole(projected @ basis.float(), truth, two_covariance(variances, power)) == (9, 10)
 
 
@@ -129,7 +135,7 @@ def test_the_prior_of_the_released_code_merges_true_pairs_and_the_check_says_so(
 def test_checks_say_what_is_wrong_and_what_to_do():
     assert EvidenceCheck(8, 10, 3, 10).warning is None
     assert EvidenceCheck(7, 10, 10, 10).warning == (
-        "the model would part 3 of 10 labelled classes in two, so it will find too many classes: lower power, or give "
+        "the model would split 3 of 10 labelled classes in two, so it will find too many classes: lower power, or give "
         "fewer n_dims"
     )
     assert EvidenceCheck(10, 10, 2, 10).warning == (
@@ -150,7 +156,7 @@ def test_checks_need_classes_of_four_items_and_a_second_class():
 
 def test_hiding_halves_hides_every_class_once_and_numbers_the_kept_ones_first():
     rows, _, labels = separated(1, n_features=3, n_known=5, n_new=1)
-    hidden = hidings(rows - rows.mean(0), labels, 5, n_repeats=3, generator=torch.Generator().manual_seed(0))
+    hidden = held_out_classes(rows - rows.mean(0), labels, 5, n_repeats=3, generator=torch.Generator().manual_seed(0))
     assert len(hidden) == 6
     for first, second in zip(hidden[::2], hidden[1::2], strict=True):
         kept = [set(labels[hiding.labels >= 0].tolist()) for hiding in (first, second)]
@@ -205,7 +211,7 @@ def _four_classes(n=24):
 
 def test_a_hiding_knows_the_shape_of_the_classes_kept_alone():
     rows, labels = _four_classes()
-    for hiding in hidings(rows, labels, 4, n_repeats=1, generator=torch.Generator().manual_seed(0)):
+    for hiding in held_out_classes(rows, labels, 4, n_repeats=1, generator=torch.Generator().manual_seed(0)):
         is_kept = hiding.labels >= 0
         residuals = torch.cat([rows[labels == k] - rows[labels == k].mean(0) for k in set(labels[is_kept].tolist())])
         basis = torch.linalg.lstsq(rows, hiding.features).solution
@@ -215,7 +221,7 @@ def test_a_hiding_knows_the_shape_of_the_classes_kept_alone():
 
 def test_surplus_counts_lost_and_found_classes_in_shares_of_the_hidden():
     rows, labels = _four_classes()
-    hiding = hidings(rows, labels, 4, n_repeats=1, generator=torch.Generator().manual_seed(0))[0]
+    hiding = held_out_classes(rows, labels, 4, n_repeats=1, generator=torch.Generator().manual_seed(0))[0]
     assert surplus(hiding, 1.0) == 0.0
     assert surplus(hiding, 1.0, concentration=1e-300) == -1.0  # none of the hidden is found
     assert surplus(hiding, 1e-6) == -1.0

@@ -14,8 +14,8 @@ from fewshot.discovery.split_merge.evidence import TwoCovariance, collapsed_obje
 from fewshot.discovery.split_merge.evidence_check import niw_prior
 from fewshot.discovery.split_merge.partition import Partition, hard_em, start_partition
 from fewshot.discovery.split_merge.search import _each_once, _Search, _touched, discover_components, near_pairs
-from fewshot.discovery.split_merge.splits import part_in_two, two_means
-from fewshot.discovery.split_merge.target_count import reach_n_components
+from fewshot.discovery.split_merge.splits import propose_splits, two_means
+from fewshot.discovery.split_merge.target_count import adjust_to_n_components
 from fewshot.discovery.split_merge.trace import proposals_of
 from fewshot.discovery.statistics import cluster_statistics
 from tests.kits.mixtures import separated
@@ -96,7 +96,7 @@ def test_parting_keeps_bound_rows_together_and_its_score_is_that_of_its_halves(s
     rows = torch.from_numpy(rng.normal(size=(40, 3)) + 6 * rng.integers(0, 2, size=(40, 1)))
     owners, is_bound = torch.arange(40) % 2, torch.from_numpy(rng.random(40) < 0.3)
     model = _model(3)
-    parts = part_in_two(rows, owners, is_bound, 2, model)
+    parts = propose_splits(rows, owners, is_bound, 2, model)
     assert not (parts.is_second & is_bound).any()
     for component in range(2):
         own = owners == component
@@ -111,7 +111,7 @@ def test_parting_finds_the_two_clusters_of_every_component_at_once():
     owners, side = torch.arange(300) % 3, torch.arange(300) // 3 % 2
     centers = torch.tensor([[0.0, 0], [40, 0], [0, 40]]).double()[owners]
     rows = centers + torch.from_numpy(rng.normal(size=(300, 2))) + 9 * side[:, None]
-    parts = part_in_two(rows, owners, torch.zeros(300, dtype=torch.bool), 3, _model(2))
+    parts = propose_splits(rows, owners, torch.zeros(300, dtype=torch.bool), 3, _model(2))
     assert (parts.log_ratio > 0).all()
     for component in range(3):
         own = owners == component
@@ -235,7 +235,7 @@ def test_a_number_that_is_asked_for_is_reached(n_components):
     model = _model(3, between=100.0)
     found = discover_components(rows, labels, 2, model)
     assert found.n_components == 5
-    reached = reach_n_components(rows, labels, 2, model, found.partition, n_components)
+    reached = adjust_to_n_components(rows, labels, 2, model, found.partition, n_components)
     assert len(reached.ids) == n_components
     assert torch.equal(reached.labels[labels >= 0], labels[labels >= 0])
     if n_components == 5:
@@ -245,7 +245,7 @@ def test_a_number_that_is_asked_for_is_reached(n_components):
 def test_a_number_that_cannot_be_reached_stops_short():
     rows, labels = torch.zeros((6, 2)).double(), torch.full((6,), -1)
     start = start_partition(rows, labels, 0)
-    assert len(reach_n_components(rows, labels, 0, _model(2), start, 4).ids) == 1
+    assert len(adjust_to_n_components(rows, labels, 0, _model(2), start, 4).ids) == 1
 
 
 def _around(*centers, n=20, spread=1.0):
@@ -410,12 +410,12 @@ def test_the_way_to_a_number_starts_with_the_strongest_evidence():
     rows, owners = _around((0, 0), (60, 0), (63, 0), (200, 0), (214, 0))
     labels = torch.full((100,), -1)
     parted = Partition(torch.tensor([0, 1, 1, 2, 2])[owners], torch.tensor([2, 5, 8]))
-    found = reach_n_components(rows, labels, 0, _model(2, 1e4), parted, 4)
+    found = adjust_to_n_components(rows, labels, 0, _model(2, 1e4), parted, 4)
     assert _same(found.labels, torch.tensor([0, 1, 1, 2, 3])[owners])
     assert found.ids.tolist() == [2, 5, 8, 9]
     apart = Partition(owners, torch.arange(5))
-    assert _same(reach_n_components(rows, labels, 0, _model(2, 1e4), apart, 4).labels, owners - (owners > 1).long())
-    assert len(reach_n_components(rows, labels, 0, _model(2, 1e4), parted, 5).ids.unique()) == 5
+    assert _same(adjust_to_n_components(rows, labels, 0, _model(2, 1e4), apart, 4).labels, owners - (owners > 1).long())
+    assert len(adjust_to_n_components(rows, labels, 0, _model(2, 1e4), parted, 5).ids.unique()) == 5
 
 
 @pytest.mark.parametrize("n_components", [3, 5, 9])
@@ -423,7 +423,7 @@ def test_no_row_would_leave_what_was_reached(n_components):
     rows = 3 * torch.from_numpy(np.random.default_rng(0).normal(size=(150, 2)))
     labels = torch.where(torch.arange(150) < 6, torch.arange(150) % 3, -1)
     start = start_partition(rows, labels, 3, 6, generator=torch.Generator().manual_seed(0))
-    reached = reach_n_components(rows, labels, 3, _model(2, 9.0), start, n_components).labels.numpy()
+    reached = adjust_to_n_components(rows, labels, 3, _model(2, 9.0), start, n_components).labels.numpy()
     means = np.stack([rows.numpy()[reached == k].mean(0) for k in range(n_components)])
     shares = np.bincount(reached) / 150
     scores = np.log(shares) - 0.5 * ((rows.numpy()[:, None] - means) ** 2).sum(2)
@@ -443,14 +443,14 @@ def test_the_widest_direction_is_the_start():
     rows, truth = _around((-6, 0, 0, 0), (6, 0, 0, 0))
     rows = torch.cat([rows, rows.flip(1) + 90])
     owners, free = torch.arange(80) // 40, torch.zeros(80, dtype=torch.bool)
-    parts = part_in_two(rows, owners, free, 2, _model(4), n_axes=1, n_steps=0)
+    parts = propose_splits(rows, owners, free, 2, _model(4), n_axes=1, n_steps=0)
     for component in (0, 1):
         assert _same(parts.is_second[owners == component].long(), truth)
 
 
 def test_what_may_leave_starts_on_one_side_of_the_labelled_rows():
     rows, truth = _around((0.0,), (20.0,), (200.0,), n=10)
-    parts = part_in_two(rows, torch.zeros_like(truth), truth == 0, 1, _model(1), n_axes=1, n_steps=0)
+    parts = propose_splits(rows, torch.zeros_like(truth), truth == 0, 1, _model(1), n_axes=1, n_steps=0)
     assert torch.equal(parts.is_second, truth > 0)
 
 
@@ -466,7 +466,7 @@ def test_parting_is_the_loop():
         n_moving += (side != before).any()
     assert 1 < n_moving < 10
     free = torch.zeros(50, dtype=torch.bool)
-    parts = part_in_two(torch.from_numpy(rows), free.long(), free, 1, _model(2), n_axes=1)
+    parts = propose_splits(torch.from_numpy(rows), free.long(), free, 1, _model(2), n_axes=1)
     assert _same(parts.is_second, torch.from_numpy(side))
 
 

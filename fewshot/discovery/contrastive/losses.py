@@ -223,16 +223,16 @@ def class_spread(features: Tensor, labels: Tensor, n_known: int) -> Tensor:
     Returns
     -------
     Tensor (n_features, n_features)
-        Of the features' dtype. The covariance is shrunk, see `fewshot.discovery.space.round_within`; where no class has
-        two labelled rows it is a tenth of all rows' variance in every direction.
+        Of the features' dtype. The covariance is shrunk, see `fewshot.discovery.space.whiten_within`; where no class
+        has two labelled rows it is a tenth of all rows' variance in every direction.
 
     Examples
     --------
     >>> class_spread(torch.tensor([[1.0], [3.0], [9.0]]), torch.tensor([0, 0, -1]), 1)
     tensor([[1.4142]])
     """
-    centred = features - features.mean(0, dtype=torch.float64).to(features.dtype)
-    factor: Tensor = torch.linalg.cholesky(within_covariance(centred, labels, n_known))
+    centered = features - features.mean(0, dtype=torch.float64).to(features.dtype)
+    factor: Tensor = torch.linalg.cholesky(within_covariance(centered, labels, n_known))
     return factor.to(features.dtype)
 
 

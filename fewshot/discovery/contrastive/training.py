@@ -81,7 +81,7 @@ def discovery_step(*, is_power_kept: bool = True, **settings: Any) -> Discover:
 
         found = CategoryDiscovery(**settings).fit(projected, labels)
         if is_power_kept:
-            settings.update(power=found.power_, n_dims=found.attempts_[-1][0])
+            settings.update(power=found.power_, n_dims=found.subspace_runs_[-1][0])
         classes: Tensor = found.labels_
         return classes
 

@@ -23,33 +23,33 @@ __all__ = ["Evidence", "TwoCovariance", "collapsed_objective", "log_merge_ratio"
 
 
 class Evidence(Protocol):
-    """What a split or a merge needs to know of a model of one class."""
+    """Interface of a class model to split and merge."""
 
     @property
     def needs_scatters(self) -> bool:
-        """Whether counts and means do not suffice."""
+        """Whether scatters are needed besides counts and means."""
 
     def log_evidence(self, statistics: ClusterStatistics) -> Tensor:
         """Return log h(Z) of each cluster, shape (...), in nats, up to terms that add over items."""
 
 
 class TwoCovariance(NamedTuple):
-    r"""Gaussian classes of one covariance, whose means are Gaussian too, with evidence to a power.
+    r"""Gaussian classes of one covariance with Gaussian means, under a tempered likelihood.
 
     In a space where the covariance within classes is the identity and that of the means diagonal,
     x | μ ~ N(μ, I), μ ~ N(m, diag(b)), and with the likelihood to the power η
 
         log h(Z) = Σ_j ½ [ (ηn)² b_j (x̄_j - m_j)² / (1 + ηn b_j) - log(1 + ηn b_j) ] + η · (terms that add over items).
 
-    Real classes are no Gaussians: their items are less independent than the model says, and it is too sure. The power
-    says how much an item counts; 1 is the model itself.
+    Real classes are not Gaussian: their items are less independent than the model assumes, which makes it too sure. The
+    power is the weight of one item; 1 is the untempered model.
 
     Attributes
     ----------
     mean : Tensor (n_features,)
         m.
     between : Tensor (n_features,)
-        b, not negative: a direction in which classes do not differ has no say.
+        b, not negative; a direction in which classes do not differ has no weight.
     power : float
         η, in (0, 1].
 
@@ -78,7 +78,7 @@ class TwoCovariance(NamedTuple):
 
     @property
     def needs_scatters(self) -> bool:
-        """False: all classes have one shape."""
+        """False: all classes have one covariance."""
         return False
 
     def log_evidence(self, statistics: ClusterStatistics) -> Tensor:
@@ -121,7 +121,7 @@ def log_merge_ratio(
 
 
 def collapsed_objective(evidence: Evidence, statistics: ClusterStatistics, *, concentration: float = 1.0) -> Tensor:
-    """Return K log α + Σ_k [lnΓ(n_k) + log h(Z_k)] of the clusters that are not empty: what log H is the change of."""
+    """Return K log α + Σ_k [lnΓ(n_k) + log h(Z_k)] of the clusters that are not empty; log H is its change."""
     clusters = statistics.at(statistics.counts > 0)
     each = math.log(concentration) + torch.lgamma(clusters.counts) + evidence.log_evidence(clusters)
     return each.sum()

@@ -1,9 +1,9 @@
-r"""A normal-inverse-Wishart prior from the labels, and whether a model of a class agrees with the labels.
+r"""A normal-inverse-Wishart prior from the labels, and a check of a class model against the labels.
 
     Ψ = (ν - D - 1) Σ̂_w,  ν = f D + 2,  f = argmax Σ_k log h(labelled class k)        (empirical Bayes)
 
-with Σ̂_w the covariance within labelled classes. A small f lets classes differ in shape, a large one gives them all the
-shape of Σ̂_w.
+with Σ̂_w the covariance within labelled classes. A small f lets covariances differ between classes, a large one makes
+all of them Σ̂_w.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ from torch import Tensor
 from fewshot.discovery.niw import NIWPrior
 from fewshot.discovery.space import within_covariance
 from fewshot.discovery.split_merge.evidence import Evidence, log_split_ratio
-from fewshot.discovery.split_merge.splits import part_in_two
+from fewshot.discovery.split_merge.splits import propose_splits
 from fewshot.discovery.statistics import cluster_statistics
 
 __all__ = ["DOF_FACTORS", "EvidenceCheck", "check_evidence", "niw_prior"]
 
-# Candidates of f, from "every class its own shape" to "one shape".
+# Candidates of f, from "one covariance per class" to "one covariance".
 DOF_FACTORS = (1.2, 1.5, 2.0, 3.0, 5.0, 10.0, 30.0)
 
 
 class EvidenceCheck(NamedTuple):
-    """What a model of one class says of classes that are known.
+    """The agreement of a class model with the known classes.
 
     Attributes
     ----------
     n_whole, n_classes : int
-        Labelled classes of four items or more, and how many of them it would leave whole rather than part in two.
+        Labelled classes of four items or more, and how many of them it would leave whole rather than split in two.
     n_apart, n_pairs : int
         Pairs of a labelled class and its nearest, and how many of them it would keep apart rather than merge.
     """
@@ -47,8 +47,8 @@ class EvidenceCheck(NamedTuple):
         """One line where fewer than three quarters of classes stay whole, or fewer than a quarter of pairs apart."""
         if 4 * self.n_whole < 3 * self.n_classes:
             return (
-                f"the model would part {self.n_classes - self.n_whole} of {self.n_classes} labelled classes in two, so "
-                "it will find too many classes: lower power, or give fewer n_dims"
+                f"the model would split {self.n_classes - self.n_whole} of {self.n_classes} labelled classes in two, "
+                "so it will find too many classes: lower power, or give fewer n_dims"
             )
         if 4 * self.n_apart < self.n_pairs:
             return (
@@ -87,8 +87,8 @@ def niw_prior(
 
     Notes
     -----
-    On features of real images it asks for too small an f, and then for too few classes; see
-    `fewshot.discovery.split_merge.evidence_power` for what finds their number. [GPC]'s released code sets ν = 769
+    On features of real images it selects too small an f, and then too few classes;
+    `fewshot.discovery.split_merge.evidence_power` finds their number. [GPC]'s released code sets ν = 769
     and Ψ = 0.005 I for any data.
     """
     n_features = features.shape[1]
@@ -106,10 +106,10 @@ def niw_prior(
 def check_evidence(
     features: Tensor, labels: Tensor, n_known: int, evidence: Evidence, *, concentration: float = 1.0
 ) -> EvidenceCheck:
-    """Ask a model of one class, before anything is fitted, whether it agrees with the labels.
+    """Check, before anything is fitted, whether a class model agrees with the labels.
 
-    Every labelled class is parted by 2-means: its halves should want to merge. Every labelled class is held against its
-    nearest: the two should want to stay apart.
+    Every labelled class is split by 2-means: the evidence should be for merging its halves. Every labelled class is
+    compared with its nearest: the evidence should be for keeping the two apart.
 
     Parameters
     ----------
@@ -130,10 +130,10 @@ def check_evidence(
     rows = torch.nonzero(labels >= 0)[:, 0]
     known, owners = features[rows], labels[rows]
     is_bound = torch.zeros_like(owners, dtype=torch.bool)
-    parts = part_in_two(known, owners, is_bound, n_known, evidence, concentration=concentration)
+    splits = propose_splits(known, owners, is_bound, n_known, evidence, concentration=concentration)
     classes = cluster_statistics(known, owners, n_known)
     is_large = classes.counts >= 4
-    n_whole = int((is_large & (parts.log_ratio <= 0)).sum())
+    n_whole = int((is_large & (splits.log_ratio <= 0)).sum())
     if n_known < 2:
         return EvidenceCheck(n_whole, int(is_large.sum()), 0, 0)
     nearest = torch.cdist(classes.means, classes.means).fill_diagonal_(torch.inf).argmin(1)

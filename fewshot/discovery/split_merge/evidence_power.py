@@ -1,13 +1,12 @@
-r"""How much an item counts: the power of the evidence, found by hiding known classes and counting them.
+r"""The power η of the tempered likelihood: the weight of one item, chosen on held-out known classes.
 
-At the right power it makes no difference to the number of components whether a class is labelled or not: hidden, it is
-found once. Too high a power finds it in pieces, too low a one not at all. So, for halves of the known classes hidden in
-turn,
+At the right power the number of components does not depend on whether a class is labelled: held out, it is found once.
+A higher power finds it in pieces, a lower one not at all. With halves of the known classes held out in turn,
 
-    s(η) = mean over hidings of  [ K(η; half of the known classes hidden) - K(η; none hidden) ] / n_hidden
+    s(η) = mean over held-out halves of  [ K(η; half of the known classes held out) - K(η; none held out) ] / n_held_out
 
-rises through 0 at the power sought. Both counts are of the same pool in the same space, which knows only the classes
-not hidden, so that a hidden class is as new to it as an unknown one is.
+rises through 0 at the power sought. Both counts are of the same pool in the same space, which is fitted to the labels
+that are kept alone, so that a held-out class is as new to it as an unknown one.
 """
 
 from __future__ import annotations
@@ -19,29 +18,29 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.discovery.space import round_within
+from fewshot.discovery.space import whiten_within
 from fewshot.discovery.split_merge.evidence import TwoCovariance
 from fewshot.discovery.split_merge.search import discover_components
 
-# So few components too many or too few per hidden class are none.
+# A surplus below this counts as zero.
 _ONCE = 0.03
 
-__all__ = ["Hiding", "PowerSearch", "find_power", "hidings", "surplus", "two_covariance"]
+__all__ = ["HeldOutClasses", "PowerSearch", "find_power", "held_out_classes", "surplus", "two_covariance"]
 
 
-class Hiding(NamedTuple):
-    """A pool of which some known classes are hidden.
+class HeldOutClasses(NamedTuple):
+    """A pool some of whose known classes are held out.
 
     Attributes
     ----------
     features : Tensor (n, n_dims)
-        In the space of the classes that are not hidden.
+        In the space of the classes that are kept.
     evidence : TwoCovariance
-        Of that space, at power 1.
+        The model of that space, at power 1.
     labels : Tensor (n,), int64
-        Those not hidden, numbered from 0, or -1.
+        The classes that are kept, numbered from 0, or -1.
     all_labels : Tensor (n,), int64
-        None hidden; those not hidden come first, with the same numbers.
+        All known classes; those that are kept come first, with the same numbers.
     n_kept, n_known : int
     """
 
@@ -54,13 +53,13 @@ class Hiding(NamedTuple):
 
 
 class PowerSearch(NamedTuple):
-    """The power and how it was found.
+    """The power of the likelihood and the search that found it.
 
     Attributes
     ----------
     power : float
     curve : list of (float, float)
-        The powers tried, in order, and the surplus s there: components found too many per hidden class.
+        The powers tried, in order, and the surplus s there: components too many per held-out class.
     """
 
     power: float
@@ -68,40 +67,42 @@ class PowerSearch(NamedTuple):
 
 
 def two_covariance(variances: Tensor, power: float = 1.0) -> TwoCovariance:
-    """Return the model of a space whose within-class covariance is the identity, from the variances of all rows."""
+    """Build the two-covariance model of a whitened space from the variances of all rows."""
     return TwoCovariance(torch.zeros_like(variances), (variances - 1).clamp(min=0), power)
 
 
-def hidings(
+def held_out_classes(
     projected: Tensor, labels: Tensor, n_known: int, *, n_repeats: int, generator: torch.Generator
-) -> list[Hiding]:
-    """Hide each half of the known classes in turn, ``n_repeats`` times by other halves."""
-    found = []
+) -> list[HeldOutClasses]:
+    """Hold out each half of the known classes in turn, for ``n_repeats`` random halvings."""
+    pools = []
     for _ in range(n_repeats):
         order = torch.randperm(n_known, generator=generator, device=generator.device).to(labels.device)
-        found += [_hide(projected, labels, order.roll(shift), n_known // 2) for shift in (0, n_known // 2)]
-    return found
+        pools += [_hold_out(projected, labels, order.roll(shift), n_known // 2) for shift in (0, n_known // 2)]
+    return pools
 
 
-def _hide(projected: Tensor, labels: Tensor, order: Tensor, n_hidden: int) -> Hiding:
-    """Hide the classes that are last in ``order``."""
-    n_known, n_kept = len(order), len(order) - n_hidden
+def _hold_out(projected: Tensor, labels: Tensor, order: Tensor, n_held_out: int) -> HeldOutClasses:
+    """Hold out the classes that are last in ``order``."""
+    n_known, n_kept = len(order), len(order) - n_held_out
     place = torch.full((n_known + 1,), -1, device=labels.device)
     place[order] = torch.arange(n_known, device=labels.device)
     all_labels = place[labels]
     kept = torch.where(all_labels < n_kept, all_labels, -1)
-    basis, variances = round_within(projected, kept, n_kept)
-    return Hiding(projected @ basis.to(projected.dtype), two_covariance(variances), kept, all_labels, n_kept, n_known)
+    basis, variances = whiten_within(projected, kept, n_kept)
+    return HeldOutClasses(
+        projected @ basis.to(projected.dtype), two_covariance(variances), kept, all_labels, n_kept, n_known
+    )
 
 
-def surplus(hiding: Hiding, power: float, *, concentration: float = 1.0) -> float:
-    """Return how many components too many there are per hidden class, s(η) of one hiding."""
-    evidence = hiding.evidence._replace(power=power)
+def surplus(pool: HeldOutClasses, power: float, *, concentration: float = 1.0) -> float:
+    """Count the surplus components per held-out class: s(η) of one pool."""
+    evidence = pool.evidence._replace(power=power)
     counts = [
-        discover_components(hiding.features, labels, n_known, evidence, concentration=concentration).n_components
-        for labels, n_known in ((hiding.labels, hiding.n_kept), (hiding.all_labels, hiding.n_known))
+        discover_components(pool.features, labels, n_known, evidence, concentration=concentration).n_components
+        for labels, n_known in ((pool.labels, pool.n_kept), (pool.all_labels, pool.n_known))
     ]
-    return (counts[0] - counts[1]) / (hiding.n_known - hiding.n_kept)
+    return (counts[0] - counts[1]) / (pool.n_known - pool.n_kept)
 
 
 def find_power(
@@ -117,7 +118,7 @@ def find_power(
     n_bisections: int = 2,
     progress: Callable[[int], None] | None = None,
 ) -> PowerSearch:
-    """Find the power at which hidden classes are found once: from a guess by factors of two, then by bisection.
+    """Find the power at which held-out classes are found once: bracketed by factors of two, then bisected.
 
     Parameters
     ----------
@@ -130,7 +131,7 @@ def find_power(
     generator : torch.Generator
         Draws the halves.
     n_repeats : int, optional
-        Pairs of halves. Default: as many as hide 50 classes, three at most.
+        Pairs of halves. Default: as many as hold out 50 classes, three at most.
     concentration : float
     guess : float
         The first power tried, default 0.4. A power is the answer where s is within 0.03 of 0.
@@ -148,30 +149,24 @@ def find_power(
 
     Notes
     -----
-    Ours. What was tried and left: empirical Bayes, and the accuracy, Rand index and pairs of hidden classes, all of
-    which ask for too few classes.
+    Ours. Tried and rejected: empirical Bayes, and the accuracy, Rand index and pairs of held-out classes, all of
+    which prefer too few classes.
     """
     repeats = min(3, math.ceil(50 / n_known)) if n_repeats is None else n_repeats
-    hidden = hidings(projected, labels, n_known, n_repeats=repeats, generator=generator)
+    pools = held_out_classes(projected, labels, n_known, n_repeats=repeats, generator=generator)
     curve: list[tuple[float, float]] = []
 
     def mean_surplus(log_power: float) -> float:
-        values = [surplus(hiding, math.exp(log_power), concentration=concentration) for hiding in hidden]
+        values = [surplus(pool, math.exp(log_power), concentration=concentration) for pool in pools]
         curve.append((math.exp(log_power), sum(values) / len(values)))
         if progress is not None:
             progress(len(curve))
         return curve[-1][1]
 
-    log_power = before = math.log(guess)
-    value = mean_surplus(log_power)
-    is_high, end = value > 0, math.log(least) if value > 0 else 0.0
-    while abs(value) > _ONCE and (value > 0) == is_high and log_power != end:
-        before = log_power
-        log_power = max(log_power - math.log(2), end) if is_high else min(log_power + math.log(2), end)
-        value = mean_surplus(log_power)
-    low, high = sorted((before, log_power))
-    if abs(value) <= _ONCE or (value > 0) == is_high:
-        return PowerSearch(math.exp(log_power), curve)
+    bracket = _bracketed(mean_surplus, math.log(guess), math.log(least))
+    if bracket.is_final:
+        return PowerSearch(math.exp(bracket.last), curve)
+    low, high = sorted((bracket.before, bracket.last))
     for _ in range(n_bisections):
         middle = (low + high) / 2
         value = mean_surplus(middle)
@@ -181,8 +176,28 @@ def find_power(
     return PowerSearch(_crossing(curve, (low + high) / 2), curve)
 
 
+class _Bracket(NamedTuple):
+    """The last two values of log η that were tried, and whether the last one is the answer."""
+
+    before: float
+    last: float
+    is_final: bool
+
+
+def _bracketed(mean_surplus: Callable[[float], float], guess: float, least: float) -> _Bracket:
+    """Halve or double η from a guess until the surplus changes its sign, is zero, or η is at its bound."""
+    before = last = guess
+    value = mean_surplus(last)
+    is_high, end = value > 0, least if value > 0 else 0.0
+    while abs(value) > _ONCE and (value > 0) == is_high and last != end:
+        before = last
+        last = max(last - math.log(2), end) if is_high else min(last + math.log(2), end)
+        value = mean_surplus(last)
+    return _Bracket(before, last, is_final=abs(value) <= _ONCE or (value > 0) == is_high)
+
+
 def _crossing(curve: list[tuple[float, float]], guess: float) -> float:
-    """Return where a line through the four powers nearest to a guess of log η crosses 0, less noisy than any one."""
+    """Fit a line to the four powers nearest to a guess of log η and return its zero crossing."""
     near = sorted(curve, key=lambda point: abs(math.log(point[0]) - guess))[:4]
     logs, values = torch.tensor([(math.log(power), value) for power, value in near], dtype=torch.float64).T
     slope = ((logs - logs.mean()) * values).sum() / (logs - logs.mean()).square().sum()

@@ -1,4 +1,4 @@
-"""Rows in components: where a search starts, and the EM that settles it."""
+"""Partitions of rows into components: the start of a search, and hard EM."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _CHUNK = 16384
 
 
 class Partition(NamedTuple):
-    """Rows in components.
+    """An assignment of rows to components.
 
     Attributes
     ----------
@@ -39,7 +39,7 @@ def start_partition(
     *,
     generator: torch.Generator | None = None,
 ) -> Partition:
-    """Put every unlabelled row with the nearest centre: the labelled means, and more drawn by k-means++.
+    """Assign every unlabelled row to its nearest center: labelled means, and more drawn by k-means++.
 
     Parameters
     ----------
@@ -50,7 +50,7 @@ def start_partition(
     n_components : int, optional
         At least n_known. Default: n_known, or 1.
     generator : torch.Generator, optional
-        Draws what is above n_known.
+        Draws the centers above n_known.
     """
     counts, sums = cluster_sums(features, labels, n_known, dtype=torch.float64)
     centers = (sums / counts[:, None]).to(features.dtype)
@@ -70,8 +70,8 @@ def start_partition(
 def hard_em(features: Tensor, labels: Tensor, n_known: int, partition: Partition, *, n_steps: int = 20) -> Partition:
     """Move unlabelled rows to their most probable component, and components to the means of their rows.
 
-    ``z_i = argmax_k log π_k - ½ ‖x_i - μ_k‖²``, until no row moves or ``n_steps`` are done; components of no row are
-    purged, labelled ones never.
+    ``z_i = argmax_k log π_k - ½ ‖x_i - μ_k‖²``, until no row moves or ``n_steps`` are done; empty components
+    are dropped, labelled ones never.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ def hard_em(features: Tensor, labels: Tensor, n_known: int, partition: Partition
 
 
 def keep_components(partition: Partition, is_kept: Tensor) -> Partition:
-    """Take out components (n_components,) that hold no row; those after them move up."""
+    """Drop components (n_components,) that hold no row; those after them move up."""
     place = is_kept.cumsum(0) - 1
     return Partition(place[partition.labels], partition.ids[is_kept])
 

@@ -1,17 +1,17 @@
-r"""Split and merge: how many components there are, from any number at the start.
+r"""Split and merge: the number of components of a pool, from any number at the start.
 
 A round, until no proposal is accepted:
 
-1. **shed** and **split**: every component is parted in two by 2-means, all components at once; a labelled component's
-   labelled rows stay together, so it can only shed unlabelled ones. Accepted where log H_s > 0.
-2. **merge**: every component is held against its nearest ones; two labelled ones never. Accepted where log H_m > 0 and
+1. **split**: every component is split in two by 2-means, all components at once. A labelled component's labelled rows
+   stay together, so it can only split off unlabelled ones (a **shed** in the trace). Accepted where log H_s > 0.
+2. **merge**: every component is compared with its nearest ones; two labelled ones never. Accepted where log H_m > 0 and
    each is the other's best partner, so that a component merges at most once a round.
 
-After each, hard EM moves the unlabelled rows; components left empty are purged, labelled ones never. Everything acts on
+After each, hard EM moves the unlabelled rows; empty components are dropped, labelled ones never. All is computed from
 sums over rows, so that rows may come in any order and lie in several processes.
 
-Source: [GPC] §3 and [DEEPDPM] for split and merge; the shed is ours: without it the number of components stays at
-that of the labelled classes.
+Source: [GPC] §3 and [DEEPDPM] for split and merge; splitting unlabelled rows off labelled classes is ours: without it
+the number of components stays at that of the labelled classes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from fewshot.discovery.split_merge.evidence import Evidence, collapsed_objective, log_merge_ratio
 from fewshot.discovery.split_merge.partition import Partition, hard_em, keep_components, start_partition
-from fewshot.discovery.split_merge.splits import part_in_two
+from fewshot.discovery.split_merge.splits import propose_splits
 from fewshot.discovery.split_merge.trace import Proposal, Round, proposals_of
 from fewshot.discovery.statistics import ClusterStatistics, cluster_statistics
 from fewshot.distributed import all_sum
@@ -50,7 +50,7 @@ class Discovery(NamedTuple):
     is_converged : bool
         The last round accepted nothing.
     next_id : int
-        Above every id that was given.
+        Above every id in use.
     """
 
     labels: Tensor
@@ -62,12 +62,12 @@ class Discovery(NamedTuple):
 
     @property
     def n_components(self) -> int:
-        """How many there are."""
+        """The number of components."""
         return len(self.component_ids)
 
     @property
     def partition(self) -> Partition:
-        """Labels and ids."""
+        """The labels and ids as a partition."""
         return Partition(self.labels, self.component_ids)
 
 
@@ -86,7 +86,7 @@ def discover_components(
     generator: torch.Generator | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Discovery:
-    """Find the components of a pool by shedding, splitting and merging.
+    """Find the components of a pool by splitting and merging.
 
     Parameters
     ----------
@@ -107,8 +107,8 @@ def discover_components(
     n_neighbors : int
         Nearest components that a merge is tried with, default 3; DeepDPM's 2.
     patience : int
-        Rounds without a better collapsed objective after which the best partition is answered: what splits and merges
-        for ever is stopped. Default 3.
+        Rounds without a better collapsed objective after which the best partition is returned, so that a cycle of
+        splits and merges ends. Default 3.
     generator : torch.Generator, optional
         Accept with probability min(1, H), as Metropolis and Hastings; else wherever log H > 0.
     progress : callable, optional
@@ -126,7 +126,7 @@ def discover_components(
 
     Source
     ------
-    [GPC] §3, without the defects of its released code, which removes no merged component, accepts one proposal in ten
+    [GPC] §3, without the defects of its released code, which keeps merged components, accepts one proposal in ten
     whatever the evidence, and starts from the true number.
     """
     search = _Search(features, labels, n_known, evidence, concentration, n_neighbors, generator)
@@ -153,7 +153,7 @@ def discover_components(
 
 @dataclass(eq=False)
 class _Search:
-    """What does not change from round to round, and the trace."""
+    """The pool, the settings of a search, and its trace."""
 
     features: Tensor
     labels: Tensor
@@ -171,18 +171,18 @@ class _Search:
         self.squares = float(all_sum(torch.stack(squares).sum())[0])
 
     def statistics(self, partition: Partition) -> ClusterStatistics:
-        """Gather what the evidence needs."""
+        """Compute the sufficient statistics that the evidence needs."""
         return cluster_statistics(
             self.features, partition.labels, len(partition.ids), with_scatters=self.evidence.needs_scatters
         )
 
     def round(self, number: int, partition: Partition, is_open: Tensor) -> Partition:
-        """Part, settle, merge, settle; a row of the trace."""
+        """Split, settle, merge, settle; add a row to the trace."""
         n_before = len(partition.ids)
-        parted, pairs, n_sheds = self.part(number, partition, is_open)
-        settled, n_purged = self.settle(parted)
+        split, pairs, n_sheds = self.split(number, partition, is_open)
+        settled, n_dropped = self.settle(split)
         merged, n_merges = self.merge(number, settled, pairs)
-        after, n_more_purged = self.settle(merged)
+        after, n_more_dropped = self.settle(merged)
         statistics = self.statistics(after)
         self.rounds.append(
             Round(
@@ -190,7 +190,7 @@ class _Search:
                 n_sheds=n_sheds,
                 n_splits=len(pairs) - n_sheds,
                 n_merges=n_merges,
-                n_purged=n_purged + n_more_purged,
+                n_purged=n_dropped + n_more_dropped,
                 n_classes=len(after.ids),
                 evidence=float(collapsed_objective(self.evidence, statistics, concentration=self.concentration)),
                 log_posterior=hard_log_likelihood(statistics, self.squares),
@@ -199,13 +199,13 @@ class _Search:
         return after
 
     def settle(self, partition: Partition) -> tuple[Partition, int]:
-        """Run hard EM and purge; return how many components were purged."""
+        """Run hard EM and drop empty components; return how many were dropped."""
         self.n_ids = max(self.n_ids, int(partition.ids.max()) + 1)
         settled = hard_em(self.features, self.labels, self.n_known, partition)
         return settled, len(partition.ids) - len(settled.ids)
 
-    def part(self, number: int, partition: Partition, is_open: Tensor) -> tuple[Partition, Tensor, int]:
-        """Shed and split; return the partition, the pairs of ids (m, 2) that were made, and how many are sheds."""
+    def split(self, number: int, partition: Partition, is_open: Tensor) -> tuple[Partition, Tensor, int]:
+        """Propose and accept splits; return the partition, the new pairs of ids (m, 2), and how many are sheds."""
         open_index = torch.nonzero(is_open)[:, 0]
         if len(open_index) == 0:
             return partition, partition.ids.new_zeros((0, 2)), 0
@@ -215,7 +215,7 @@ class _Search:
         rows = torch.nonzero(is_open[partition.labels])[:, 0]
         owners = place[partition.labels[rows]]
         features = self.features[rows] if len(rows) < len(self.features) else self.features
-        parts = part_in_two(
+        splits = propose_splits(
             features,
             owners,
             self.labels[rows] >= 0,
@@ -223,16 +223,16 @@ class _Search:
             self.evidence,
             concentration=self.concentration,
         )
-        taken = self.accept(parts.log_ratio)
+        taken = self.accept(splits.log_ratio)
         new_ids = torch.where(taken, taken.cumsum(0) - 1 + self.n_ids, -1)
         ids = partition.ids[open_index]
         pairs = torch.stack([ids, new_ids], 1)
         is_shed = open_index < self.n_known
         kinds = ["shed" if shed else "split" for shed in is_shed.tolist()]
-        self.proposals += proposals_of(number, kinds, ids[:, None], pairs, parts.log_ratio, taken)
+        self.proposals += proposals_of(number, kinds, ids[:, None], pairs, splits.log_ratio, taken)
         place = torch.where(taken, taken.cumsum(0) - 1 + len(partition.ids), open_index)
         labels = partition.labels.index_copy(
-            0, rows, torch.where(parts.is_second, place[owners], partition.labels[rows])
+            0, rows, torch.where(splits.is_second, place[owners], partition.labels[rows])
         )
         return Partition(labels, torch.cat([partition.ids, new_ids[taken]])), pairs[taken], int((taken & is_shed).sum())
 
@@ -286,12 +286,12 @@ def _each_once(ratio: Tensor, is_candidate: Tensor, first: Tensor, second: Tenso
 
 
 def _codes(pairs: Tensor, base: int) -> Tensor:
-    """Give each pair of ids one number, whatever its order."""
+    """Encode each unordered pair of ids as one number."""
     return pairs.amin(-1) * base + pairs.amax(-1)
 
 
 def _touched(before: Partition, after: Partition) -> Tensor:
-    """Say which components have other rows than before: the others need no new test."""
+    """Mark the components whose rows changed: the others need no new test."""
     old, new = before.ids[before.labels], after.ids[after.labels]
     size = int(max(before.ids.max(), after.ids.max())) + 1
     moved = torch.cat([old[old != new], new[old != new]])

@@ -1,8 +1,8 @@
-r"""Every component parted in two by 2-means, all components at once.
+r"""Split proposals: every component split in two by 2-means, all components at once.
 
     side_i = 1 where (x_i - (c₀ + c₁)/2) · (c₁ - c₀) > 0,   c_s = mean of the rows of a component on side s
 
-Rows that are bound stay on side 0. The starts are the directions in which a component is widest.
+Bound rows stay on side 0. 2-means starts along the directions of largest variance of a component.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from fewshot.discovery.split_merge.evidence import Evidence, log_split_ratio
 from fewshot.discovery.statistics import cluster_statistics, cluster_sums
 from fewshot.distributed import all_sum
 
-__all__ = ["Parts", "part_in_two", "two_means"]
+__all__ = ["SplitProposals", "propose_splits", "two_means"]
 
-# Rows at a time, and their directions: small enough to stay in a cache.
+# Rows at a time, and their directions: small enough to stay in a processor's cache.
 _CHUNK = 2048
 
 
-class Parts(NamedTuple):
-    """How components could be parted.
+class SplitProposals(NamedTuple):
+    """The best split in two that was found for each component.
 
     Attributes
     ----------
     log_ratio : Tensor (n_components,), float64
-        log H_s of the best parting found; minus infinity where none has ``min_size`` items on both sides.
+        log H_s of the split; minus infinity where none has ``min_size`` items on both sides.
     is_second : Tensor (n,), bool
-        The rows that would leave.
+        The rows that would leave their component.
     """
 
     log_ratio: Tensor
     is_second: Tensor
 
 
-def part_in_two(
+def propose_splits(
     features: Tensor,
     labels: Tensor,
     is_bound: Tensor,
@@ -49,8 +49,8 @@ def part_in_two(
     n_axes: int = 2,
     n_steps: int = 10,
     min_size: int = 2,
-) -> Parts:
-    """Part every component in two, from several starts, and keep the parting of most evidence.
+) -> SplitProposals:
+    """Split every component in two, from several starts, and keep the split of highest evidence.
 
     Parameters
     ----------
@@ -58,15 +58,15 @@ def part_in_two(
     labels : Tensor (n,), int64
         The component of each row.
     is_bound : Tensor (n,), bool
-        Rows that do not leave: the labelled ones.
+        Rows that stay with their component: the labelled ones.
     n_components : int
     evidence : Evidence
     concentration : float
     n_axes : int
-        Widest directions to start from, default 2. A component with bound rows starts from both ends of each: what
-        leaves it lies on one side of them.
+        Directions of largest variance to start from, default 2. A component with bound rows starts from both ends of
+        each: the rows that leave it lie on one side of them.
     n_steps : int
-        Of 2-means, default 10: halves that have not settled have less evidence than they could.
+        Steps of 2-means, default 10: halves that have not converged have less evidence than they could.
     min_size : int
         Items on each side at least, default 2.
     """
@@ -75,7 +75,7 @@ def part_in_two(
     _, means, scatters = cluster_statistics(features, labels, n_components)
     anchors = torch.where(has_bound[:, None], bound_sums / n_bound.clamp(min=1)[:, None], means)
     axes = torch.linalg.eigh(scatters).eigenvectors[..., -n_axes:]
-    best = Parts(anchors.new_full((n_components,), -math.inf), torch.zeros_like(is_bound))
+    best = SplitProposals(anchors.new_full((n_components,), -math.inf), torch.zeros_like(is_bound))
     for axis in axes.unbind(-1):
         for direction in (axis, torch.where(has_bound[:, None], -axis, 0)):
             start = _projections(features, labels, direction, (anchors * direction).sum(-1)) > 0
@@ -87,14 +87,16 @@ def part_in_two(
             has_both = torch.minimum(first.counts, second.counts) >= min_size
             ratio = log_split_ratio(evidence, first, second, concentration=concentration).where(has_both, -math.inf)
             is_better = ratio > best.log_ratio
-            best = Parts(torch.maximum(ratio, best.log_ratio), torch.where(is_better[labels], side, best.is_second))
+            best = SplitProposals(
+                torch.maximum(ratio, best.log_ratio), torch.where(is_better[labels], side, best.is_second)
+            )
     return best
 
 
 def two_means(
     features: Tensor, labels: Tensor, is_bound: Tensor, is_second: Tensor, n_components: int, *, n_steps: int
 ) -> Tensor:
-    """Run 2-means inside every component at once, from the sides ``is_second`` (n,), bool; return the sides."""
+    """Run 2-means inside every component at once, from the sides ``is_second`` (n,), bool; return the new sides."""
     for _ in range(n_steps):
         counts, sums = cluster_sums(features, 2 * labels + is_second, 2 * n_components, dtype=features.dtype)
         centers = (sums / counts.clamp(min=1)[:, None]).view(n_components, 2, -1)

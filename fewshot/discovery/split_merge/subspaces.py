@@ -1,4 +1,4 @@
-"""One pool in spaces of several sizes: what each finds, and the number of classes that most agree on."""
+"""Search of one pool in several principal subspaces, and the median of their numbers of classes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.discovery.space import round_within
+from fewshot.discovery.space import whiten_within
 from fewshot.discovery.split_merge.evidence_power import PowerSearch, find_power, two_covariance
 from fewshot.discovery.split_merge.partition import start_partition
 from fewshot.discovery.split_merge.search import Discovery, discover_components
 
-__all__ = ["POWER_WITHOUT_LABELS", "Attempt", "attempt", "median_count", "space_sizes"]
+__all__ = ["POWER_WITHOUT_LABELS", "SubspaceRun", "median_count", "search_subspace", "space_sizes"]
 
 
-# Where fewer than two classes are known there is nothing to hide. A guess: what frozen features of photographs ask for.
+# Where fewer than two classes are known none can be held out. A guess from frozen features of photographs.
 POWER_WITHOUT_LABELS = 0.4
 
 
-class Attempt(NamedTuple):
-    """What was found in one space.
+class SubspaceRun(NamedTuple):
+    """The outcome of the search in one subspace.
 
     Attributes
     ----------
     basis : Tensor (n_dims, n_dims), float64
-        From the principal directions to the space.
+        From the principal directions to the whitened subspace.
     variances : Tensor (n_dims,), float64
     search : PowerSearch
     found : Discovery
@@ -40,10 +40,10 @@ class Attempt(NamedTuple):
 
 
 def space_sizes(n_dims: str | int | Sequence[int], n_known: int) -> list[int]:
-    """Return the sizes of the spaces to try, ascending.
+    """List the sizes of the subspaces to search, ascending.
 
     "auto" is as many directions as there are known classes, twice and four times as many, within 8 and 256: classes
-    differ in no more directions than there are classes, and how many there are besides the known ones nobody knows.
+    differ in no more directions than there are classes, and the number of unknown ones is not known.
     64 where fewer than two classes are known.
 
     Examples
@@ -56,7 +56,7 @@ def space_sizes(n_dims: str | int | Sequence[int], n_known: int) -> list[int]:
     return sorted({n_dims} if isinstance(n_dims, int) else set(n_dims))
 
 
-def attempt(
+def search_subspace(
     projected: Tensor,
     labels: Tensor,
     n_known: int,
@@ -68,19 +68,19 @@ def attempt(
     n_rounds: int = 20,
     is_stochastic: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Attempt:
-    """Find the power, unless it is given, and then the components, in the space of some principal directions.
+) -> SubspaceRun:
+    """Find the power, unless it is given, and then the components, in a principal subspace.
 
     Parameters
     ----------
     projected : Tensor (n, n_dims)
-        Centred, see `fewshot.discovery.space.principal_space`.
+        Centered, see `fewshot.discovery.space.principal_space`.
     labels : Tensor (n,), int64
         In [0, n_known), or -1.
     n_known : int
         Below 2, where no power is given, it is ``POWER_WITHOUT_LABELS``.
     generator : torch.Generator
-        Draws the halves to hide, what starts beyond the known classes, and the coins.
+        Draws the halves to hold out, the starts beyond the known classes, and the acceptance of proposals.
     power, concentration, n_start, n_rounds, is_stochastic
         See `CategoryDiscovery`.
     progress : callable, optional
@@ -93,7 +93,7 @@ def attempt(
         search = find_power(
             projected, labels, n_known, generator=generator, concentration=concentration, progress=progress
         )
-    basis, variances = round_within(projected, labels, n_known)
+    basis, variances = whiten_within(projected, labels, n_known)
     rows = projected @ basis.to(projected.dtype)
     found = discover_components(
         rows,
@@ -105,12 +105,12 @@ def attempt(
         n_rounds=n_rounds,
         generator=generator if is_stochastic else None,
     )
-    return Attempt(basis, variances, search, found)
+    return SubspaceRun(basis, variances, search, found)
 
 
-def median_count(attempts: Sequence[Attempt]) -> int:
+def median_count(runs: Sequence[SubspaceRun]) -> int:
     """Return the median number of components, as a whole number.
 
-    Spaces of different sizes err in different ways: the one that is far off does not count.
+    Subspaces of different sizes err in different ways; the median ignores an outlier.
     """
-    return round(statistics.median(each.found.n_components for each in attempts))
+    return round(statistics.median(each.found.n_components for each in runs))

@@ -1,4 +1,4 @@
-"""What a search by split and merge did, and why: a row per round, a row per proposal."""
+"""Trace of a search by split and merge: a row per round, a row per proposal."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Round(NamedTuple):
 
 
 class Proposal(NamedTuple):
-    """One proposal and its fate.
+    """One proposal and its outcome.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Proposal(NamedTuple):
         parent's id, and of a merge the child has the id of the labelled or else of the first parent. No children where
         it was not accepted.
     log_ratio : float
-        log H, nats; minus infinity where there was nothing to test.
+        log H, nats; minus infinity where there was no proposal to test.
     is_accepted : bool
     reason : str
     """
@@ -61,7 +61,7 @@ class Proposal(NamedTuple):
 def proposals_of(
     number: int, kinds: list[str], parents: Tensor, children: Tensor, log_ratio: Tensor, is_accepted: Tensor
 ) -> list[Proposal]:
-    """Write proposals (p,) with parents (p, 1 or 2) and children (p, 1 or 2) as rows."""
+    """Convert proposals (p,) with parents (p, 1 or 2) and children (p, 1 or 2) to rows of the trace."""
     rows = zip(kinds, parents.tolist(), children.tolist(), log_ratio.tolist(), is_accepted.tolist(), strict=True)
     return [
         Proposal(number, kind, tuple(of), tuple(to) if taken else (), ratio, taken, _reason(kind, ratio, taken))
