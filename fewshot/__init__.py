@@ -59,7 +59,13 @@ from fewshot.registry.episodic import METHODS, build_method
 from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
 
 if TYPE_CHECKING:
-    from fewshot.discovery import PIM, CategoryDiscovery, SemiSupervisedKMeans, WardDiscovery
+    from fewshot.discovery import (
+        PIM,
+        CategoryDiscovery,
+        SemiSupervisedGaussianMixture,
+        SemiSupervisedKMeans,
+        WardDiscovery,
+    )
     from fewshot.discovery.n_classes import estimate_n_classes
     from fewshot.distillation import CMD, Mugs, fit_distillation
     from fewshot.evaluation.discovery import evaluate_discovery
@@ -115,6 +121,7 @@ __all__ = [
     "Paddle",
     "RanPAC",
     "RecursiveRidge",
+    "SemiSupervisedGaussianMixture",
     "SemiSupervisedKMeans",
     "Session",
     "SimpleShot",
@@ -169,6 +176,7 @@ _LAZY = {
     "PIM": "fewshot.discovery",
     "RanPAC": "fewshot.incremental",
     "RecursiveRidge": "fewshot.incremental",
+    "SemiSupervisedGaussianMixture": "fewshot.discovery",
     "SemiSupervisedKMeans": "fewshot.discovery",
     "StreamingLDA": "fewshot.incremental",
     "TEEN": "fewshot.incremental",

@@ -9,16 +9,25 @@ if TYPE_CHECKING:
     from fewshot.discovery.category_discovery import CategoryDiscovery
     from fewshot.discovery.estimator import CategoryDiscoverer
     from fewshot.discovery.pim import PIM
+    from fewshot.discovery.semi_supervised_gaussian_mixture import SemiSupervisedGaussianMixture
     from fewshot.discovery.semi_supervised_kmeans import SemiSupervisedKMeans
     from fewshot.discovery.ward import WardDiscovery
 
-__all__ = ["PIM", "CategoryDiscoverer", "CategoryDiscovery", "SemiSupervisedKMeans", "WardDiscovery"]
+__all__ = [
+    "PIM",
+    "CategoryDiscoverer",
+    "CategoryDiscovery",
+    "SemiSupervisedGaussianMixture",
+    "SemiSupervisedKMeans",
+    "WardDiscovery",
+]
 
 # Estimators need scikit-learn, which loads on first use.
 _LAZY = {
     "PIM": "fewshot.discovery.pim",
     "CategoryDiscoverer": "fewshot.discovery.estimator",
     "CategoryDiscovery": "fewshot.discovery.category_discovery",
+    "SemiSupervisedGaussianMixture": "fewshot.discovery.semi_supervised_gaussian_mixture",
     "SemiSupervisedKMeans": "fewshot.discovery.semi_supervised_kmeans",
     "WardDiscovery": "fewshot.discovery.ward",
 }

@@ -11,9 +11,9 @@ from torch import Tensor
 from fewshot.discovery.mixture.chunked_sums import HardShares, Shares, SoftShares, chunks, exp_and_log_sum
 from fewshot.discovery.mixture.densities import Densities, densities
 from fewshot.discovery.mixture.log_prior import log_dirichlet, log_niw
-from fewshot.discovery.mixture.m_step import Moments, flat_prior, framed_prior, second_moments, updated_components
 from fewshot.discovery.mixture.scaling import Frame, framed_covariances, working_dtype
 from fewshot.discovery.mixture.state import MixtureState, numbers_per_row
+from fewshot.discovery.mixture.updates import Moments, flat_prior, framed_prior, second_moments, updated_components
 from fewshot.discovery.niw import NIWPrior
 from fewshot.distributed import all_sum
 

@@ -4,7 +4,7 @@ Component k below the number of labelled classes is bound to labelled class k; x
 
     E-step   r_ik ∝ π_k N(x_i | μ_k, Σ_k) of an unlabelled row, r_ik = 1[k = y_i] of a labelled one;
              hard: one-hot at the largest
-    M-step   the joint mode under the prior (`fewshot.discovery.mixture.m_step`), π_k = (N_k + a - 1)/(N + K(a - 1))
+    M-step   the joint mode under the prior (`fewshot.discovery.mixture.updates`), π_k = (N_k + a - 1)/(N + K(a - 1))
     J        Σ_labelled log π_y N(x|θ_y) + Σ_unlabelled log Σ_k π_k N(x|θ_k) + Σ_k log NIW(θ_k) + log Dir(π);
              hard: max_k in place of Σ_k
 
