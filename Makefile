@@ -5,8 +5,10 @@ VENV ?= .venv
 # The torch that a fresh environment gets. One already in $(VENV) is kept, whatever its version.
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
+SECONDS ?= 600
+N ?= 10
 
-.PHONY: demo classify test lint types tests notebooks bench tables install clean
+.PHONY: demo classify test lint types tests explore shuffle notebooks bench tables dist install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.tools.write_digits $(VENV)/demo/labelled 5
@@ -44,7 +46,17 @@ types: install
 	$(BIN)/mypy
 
 tests: install
-	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --durations=10
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadgroup --durations=10
+
+# New examples for the property tests until the time is over; says how to have a failure again.
+explore: install
+	$(BIN)/python -m tests.tools.explore $(SECONDS)
+
+# The suite in N shuffled orders, by turns in one process and in several.
+shuffle: install
+	for seed in $$(seq $(N)); do \
+	  $(BIN)/pytest --shuffle-seed $$seed --numprocesses $$(( seed % 2 ? 4 : 0 )) --dist loadgroup || exit 1; \
+	done
 
 notebooks: install
 	$(BIN)/python -m tests.tools.run_notebooks notebooks
@@ -55,6 +67,12 @@ bench: install
 # README's comparison of all methods; runs what is wanting, on the feature files in $(DATA).
 tables: install
 	$(BIN)/python -m tests.benchmarks.comparison --data "$(DATA)"
+
+# Source distribution and wheel, checked as the package index checks them.
+dist: install
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

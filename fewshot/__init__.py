@@ -93,7 +93,7 @@ if TYPE_CHECKING:
     from fewshot.tuning.grids import tuning_candidates
     from fewshot.tuning.search import tune
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "CMD",
@@ -202,13 +202,15 @@ _LAZY = {
 _MOVED: dict[str, str] = {}
 
 
-def __getattr__(name: str) -> object:
-    if name in _LAZY:
-        return getattr(import_module(_LAZY[name]), name)
-    if name in _MOVED:
-        warn_deprecated(f"fewshot.{name}", f"{_MOVED[name]}.{name}")
-        return getattr(import_module(_MOVED[name]), name)
-    raise AttributeError(f"module 'fewshot' has no attribute {name!r}")
+if not TYPE_CHECKING:  # type checkers see the imports above; with this, any name at all would pass them
+
+    def __getattr__(name: str) -> object:
+        if name in _LAZY:
+            return getattr(import_module(_LAZY[name]), name)
+        if name in _MOVED:
+            warn_deprecated(f"fewshot.{name}", f"{_MOVED[name]}.{name}")
+            return getattr(import_module(_MOVED[name]), name)
+        raise AttributeError(f"module 'fewshot' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

@@ -130,6 +130,7 @@ def test_top_level_holds_what_the_design_names():
         pytest.skip("not a git checkout")
     allowed = {
         "pyproject.toml", "README.md", "fewshot", "episodes", "cli", "tests", "notebooks",
-        "LICENSE", "CHANGELOG.md", "CONTRIBUTING.md", "Makefile", ".ci", ".gitignore",
+        "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "MANIFEST.in", "Makefile", ".ci", ".github",
+        ".gitignore",
     }  # fmt: skip
     assert {path.partition("/")[0] for path in tracked.stdout.split()} <= allowed
