@@ -11,16 +11,18 @@ import click
 import torch
 from click.core import ParameterSource
 
+from fewshot.evaluation.fitted_methods import FittedMethod, check_unseen, warn_of_other_features
 from fewshot.features import FeatureSet, load_features
 from fewshot.few_shot_classifier import DEFAULT_METHOD, FewShotClassifier
 from fewshot.registry.episodic import build_method
 from fewshot.rejection import is_rejected, smallest_share
+from fewshot.tuning.files import tuned_method
 
 from ..shared import output
 from ..shared.class_columns import check_columns
 from ..shared.options import DEVICES, bundle, choice, document_head, resolve_device
 from ..shared.result_folders import write_texts, writing_folder
-from ..shared.tuned_option import TunedMethod, tuned_method, tuned_option, warn_of_other_features
+from ..shared.tuned_option import tuned_facts, tuned_option
 from .files import FORMAT_VERSION, KIND, PREDICTIONS, REPORT, SUMMARY, UNKNOWN, Answers, check_out, predictions_csv
 from .images import list_support
 from .inputs import Inputs, name_of, read_inputs
@@ -168,13 +170,13 @@ def _classified(
         answers = _answered(model, inputs, settings)
         view = gather_view(inputs, answers, progress)
     document = document_head(context) | _document(settings, inputs, model, answers)
-    document["tuned"] = None if tuned is None else tuned.facts
+    document["tuned"] = None if tuned is None else tuned_facts(tuned, inputs.support.class_names)
     document["warnings"] = [*inputs.warnings, *view.notes, *_warnings(context, document)]
     texts = {PREDICTIONS: predictions_csv(inputs.query, answers), REPORT: render_report(document, view)}
     return document, texts
 
 
-def _tuned(settings: Mapping[str, Any]) -> TunedMethod | None:
+def _tuned(settings: Mapping[str, Any]) -> FittedMethod | None:
     """Read a tuned method; refuse it, before any image is decoded, for classes that it was tuned on."""
     if settings["tuned"] is None:
         return None
@@ -182,7 +184,9 @@ def _tuned(settings: Mapping[str, Any]) -> TunedMethod | None:
         names = set(load_features(settings["support_features"]).labelled().class_names)
     else:
         names = {f"{record.label}" for record in list_support(settings["support"])}
-    return tuned_method(settings["tuned"], sorted(names), allow_seen_classes=settings["allow_seen_classes"])
+    tuned = tuned_method(settings["tuned"])
+    check_unseen(tuned, sorted(names), allow_seen_classes=settings["allow_seen_classes"])
+    return tuned
 
 
 def _fitted(support: FeatureSet, settings: Mapping[str, Any]) -> FewShotClassifier:

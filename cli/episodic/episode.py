@@ -2,37 +2,50 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import click
 from fewshot_episodes.sampler import PROTOCOLS, QUERY_DISTRIBUTIONS
 
+from fewshot.episodic.method import Method
+from fewshot.evaluation.episode_experiment import DRAWN_BY_META_DATASET, META_DATASET, EpisodeExperiment
+from fewshot.evaluation.episode_runs import EpisodeRun, run_episodes
+from fewshot.evaluation.fitted_methods import FittedMethod, trained_unem
+from fewshot.features import load_features
+from fewshot.registry.episodic import build_method
 from fewshot.storage import write_text_atomic
+from fewshot.tuning.files import tuned_method
 
 from ..shared import output
+from ..shared.class_columns import check_columns
 from ..shared.options import (
     bundle,
     check_folder,
     choice,
+    describe_pool,
     dirichlet_option,
     document_head,
     episode_limits,
+    load_pool,
     pool_options,
     refuse_together,
     refuse_unused,
     resolve_device,
     run_options,
+    settings_object,
+    settings_of,
     whole_numbers,
 )
-from ..shared.tuned_option import tuned_option
+from ..shared.tuned_option import tuned_facts, tuned_option
 from .arguments import listed_words, optional_numbers, split_methods
-from .run import DRAWN_BY_META_DATASET, META_DATASET, evaluated, regimes, resolved
 from .table import episode_report
 
 __all__ = ["episode"]
 
 _COUNT = click.IntRange(min=1)
+_MOST_NAMED = 3
 
 _method_options = bundle(
     click.option(
@@ -137,40 +150,134 @@ def episode(context: click.Context, /, **settings: Any) -> None:
       fewshot episode --features digits --method all --query-distribution balanced,dirichlet
       fewshot episode --features FILE --n-way 20 --query-distribution uniform --n-effective-way 1,5
     """  # noqa: D301 (click's own mark)
-    _check_applicable(context)
-    settings["methods"] = _methods(settings, context)
-    if settings["out"] is not None:
-        check_folder(settings["out"])
+    built = _built(context, settings["methods"])
+    settings |= {"methods": tuple(built), "n_shot": tuple(settings["n_shot"])}
+    settings |= {name: _as_tuple(settings[name]) for name in ("query_distribution", "n_effective_way")}
+    _check_applicable(context, built)
+    experiment = settings_object(context, EpisodeExperiment, settings)
+    files = EpisodeFiles(**settings)
+    if files.out is not None:
+        check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _evaluated(settings)
+        document = document_head(context) | _evaluated(files, experiment, built)
     document["warnings"] = noticed
-    if settings["out"] is not None:
-        write_text_atomic(settings["out"], output.json_text(document) + "\n")
-    output.publish(document, episode_report(document), is_json=settings["is_json"])
+    if files.out is not None:
+        write_text_atomic(files.out, output.json_text(document) + "\n")
+    output.publish(document, episode_report(document), is_json=files.is_json)
 
 
-def _check_applicable(context: click.Context) -> None:
+@dataclass(frozen=True, kw_only=True)
+class EpisodeFiles:
+    """Where the command reads and writes, and how it runs."""
+
+    features: str
+    labels: str | None
+    classes: str | None
+    tuned: tuple[str, ...]
+    weights: str | None
+    base_features: str | None
+    out: str | None
+    keep_episodes: bool
+    device: str
+    is_json: bool
+    is_quiet: bool
+
+
+def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
+    return None if values is None else tuple(values)
+
+
+def _built(context: click.Context, texts: Sequence[str]) -> dict[str, Method]:
+    """Build the methods of the command line."""
+    try:
+        return {text: build_method(text) for text in split_methods(texts)}
+    except ValueError as error:
+        raise click.UsageError(f"--method {error}", context) from None
+
+
+def _check_applicable(context: click.Context, methods: Mapping[str, Method]) -> None:
     """Refuse options that were given and would do nothing."""
     if context.params["protocol"] == META_DATASET:
         why = "--protocol meta-dataset draws ways, shots and queries as the class sizes"
         refuse_together(context, why, DRAWN_BY_META_DATASET)
     is_dirichlet = "dirichlet" in context.params["query_distribution"]
-    refuse_unused(context, {"dirichlet_concentration": (is_dirichlet, "needs --query-distribution dirichlet")})
+    rules = {
+        "dirichlet_concentration": (is_dirichlet, "needs --query-distribution dirichlet"),
+        "weights": ("unem" in methods, "gives trained numbers to the method unem: add --method unem"),
+        "base_features": ("simpleshot" in methods, "gives a mean to the method simpleshot: add --method simpleshot"),
+    }
+    refuse_unused(context, rules)
 
 
-def _methods(settings: Mapping[str, Any], context: click.Context) -> list[str]:
-    """Return the methods' texts, and refuse options that no method takes."""
-    try:
-        methods = split_methods(settings["methods"])
-    except ValueError as error:
-        raise click.UsageError(f"--method {error}", context) from None
-    if settings["weights"] is not None and "unem" not in methods:
-        raise click.UsageError("--weights gives trained numbers to the method unem: add --method unem")
-    if settings["base_features"] is not None and "simpleshot" not in methods:
-        raise click.UsageError("--base-features gives a mean to the method simpleshot: add --method simpleshot")
-    return methods
+def _evaluated(files: EpisodeFiles, experiment: EpisodeExperiment, built: Mapping[str, Method]) -> dict[str, Any]:
+    """Return the document, less its head and warnings."""
+    device = resolve_device(files.device)
+    pool = load_pool(files.features, files.labels, files.classes).to(device)
+    tuned = [tuned_method(path) for path in files.tuned]
+    trained = [] if files.weights is None else [trained_unem(files.weights)]
+    fitted = [*trained, *tuned]
+    check_columns({**built, **{each.text: each.method for each in fitted}}, pool, files.classes)
+    with output.Progress("episodes", is_quiet=files.is_quiet) as progress:
+        results = run_episodes(
+            pool,
+            experiment,
+            methods=built,
+            fitted=fitted,
+            base_features=None if files.base_features is None else load_features(files.base_features),
+            progress=lambda run, n_done, means: progress.stage(run, experiment.n_episodes).update(
+                n_done, _running(means)
+            ),
+        )
+    resolved = {"methods": list(results.methods), "device": str(device)}
+    return {
+        "settings": settings_of(files) | settings_of(experiment) | _resolved(experiment) | resolved,
+        "features": describe_pool(files.features, pool),
+        "weights": _weights(trained[0], pool.class_names) if trained else None,
+        "tuned": [tuned_facts(each, pool.class_names) for each in tuned],
+        "protocol": "; ".join(run.protocol for run in results.runs),
+        "results": [row for run in results.runs for row in _rows(run, results.methods, is_kept=files.keep_episodes)],
+        "differences": [difference._asdict() for difference in results.differences()],
+    }
 
 
-def _evaluated(settings: Mapping[str, Any]) -> dict[str, Any]:
-    told = resolved(settings, resolve_device(settings["device"]))
-    return evaluated(told, regimes(settings), told["n_shot"])
+def _resolved(experiment: EpisodeExperiment) -> dict[str, Any]:
+    """Fill in the defaults that depend on other settings; a list of one distribution or of one way is that one."""
+    if experiment.protocol == META_DATASET:
+        return dict.fromkeys(DRAWN_BY_META_DATASET)
+    regimes = experiment.regimes()
+    counts = {
+        name: next((value for regime in regimes if (value := getattr(regime, name)) is not None), None)
+        for name in ("n_query", "n_query_total")
+    }
+    lists = {
+        name: values[0] if len(values) == 1 else values
+        for name in ("query_distribution", "n_effective_way")
+        for values in [list(dict.fromkeys(getattr(regime, name) for regime in regimes))]
+    }
+    return counts | lists
+
+
+def _weights(trained: FittedMethod, class_names: Sequence[str]) -> dict[str, Any]:
+    return {"file": trained.file, "training": trained.facts, "seen_classes": list(trained.seen_classes(class_names))}
+
+
+def _rows(run: EpisodeRun, methods: Mapping[str, Method], *, is_kept: bool) -> list[dict[str, Any]]:
+    """Return a run's records, with each episode's accuracy if it is to be kept."""
+    rows = []
+    for record in run.records(methods):
+        behind = {**record.behind_best._asdict(), "is_tie": record.behind_best.is_tie}
+        row = settings_of(record) | {"behind_best": behind}
+        row["episodes_per_second"] = record.n_episodes / record.seconds
+        if is_kept:
+            accuracy = run.evaluation.scores[record.method].accuracy.tolist()
+            row["episode_accuracy"] = [round(value, 6) for value in accuracy]
+        rows.append(row)
+    return rows
+
+
+def _running(means: Mapping[str, float]) -> str:
+    """Write each method's running mean; of many methods, those of the highest."""
+    highest = sorted(means, key=lambda name: means[name], reverse=True)[:_MOST_NAMED]
+    shown = list(means) if len(means) <= _MOST_NAMED else highest
+    words = ", ".join(f"{name} {100 * means[name]:.1f} %" for name in shown)
+    return words if len(shown) == len(means) else f"best of {len(means)}: {words}"

@@ -12,6 +12,7 @@ from fewshot_episodes import EpisodeSampler
 from fewshot_episodes.sampler import QUERY_DISTRIBUTIONS
 
 from fewshot.checks import check_choice
+from fewshot.evaluation.episode_experiment import regimes
 from fewshot.features import FeatureSet
 from fewshot.registry.episodic import METHODS, build_method
 from fewshot.tuning.files import save_tuned
@@ -36,7 +37,6 @@ from ..shared.options import (
     whole_numbers,
 )
 from .arguments import listed_words, optional_numbers
-from .run import regimes
 from .tune_table import tune_report
 
 __all__ = ["tune"]
@@ -216,15 +216,19 @@ def _candidates(settings: Mapping[str, Any]) -> tuple[int, list[Candidate]]:
 
 def _samplers(settings: Mapping[str, Any], pool: FeatureSet) -> dict[str, EpisodeSampler]:
     """Return a sampler for each regime and number of shots."""
-    shared = {"on_small_class": settings["on_small_class"], "class_names": pool.class_names}
-    asked = regimes({**settings, "protocol": "disjoint"})
-    found = {}
-    for regime in asked:
-        words = {name: value for name, value in regime._asdict().items() if value is not None}
-        for n_shot in settings["n_shot"]:
-            sampler = EpisodeSampler(pool.labels, settings["n_way"], n_shot, **words, **shared)
-            found[sampler.describe().rpartition(", ")[0]] = sampler
-    return found
+    asked = regimes(
+        tuple(settings["query_distribution"]),
+        tuple(settings["n_effective_way"] or [settings["n_way"]]),
+        n_query=settings["n_query"],
+        n_query_total=settings["n_query_total"],
+        dirichlet_concentration=settings["dirichlet_concentration"],
+    )
+    samplers = (
+        regime.sampler(pool, settings["n_way"], n_shot, on_small_class=settings["on_small_class"])
+        for regime in asked
+        for n_shot in settings["n_shot"]
+    )
+    return {sampler.describe().rpartition(", ")[0]: sampler for sampler in samplers}
 
 
 def _run(

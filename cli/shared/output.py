@@ -141,6 +141,12 @@ class Progress:
         if kind is KeyboardInterrupt:
             raise KeyboardInterrupt(self._sentence()) from None
 
+    def stage(self, label: str, total: int) -> Progress:
+        """Begin a stage unless it is the one that runs."""
+        if not self._stages or self._stages[-1].label != label:
+            self.start(label, total)
+        return self
+
     def start(self, label: str, total: int) -> None:
         """Begin a stage, such as the episodes of one number of shots."""
         self._stages.append(_Stage(self._unit, label, total))

@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from fewshot.evaluation.fitted_methods import FittedMethod
 from fewshot.registry.episodic import build_method
 from fewshot.storage import write_text_atomic
 
-__all__ = ["load_tuned", "save_tuned"]
+__all__ = ["load_tuned", "save_tuned", "tuned_method"]
 
 FORMAT_VERSION = 1
 _KIND = "tuned-method"
@@ -80,6 +81,36 @@ def load_tuned(path: str | Path) -> tuple[str, dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{path} is for another version of fewshot ({error}): {_REMEDY}") from None
     return method, document
+
+
+def tuned_method(path: str | Path) -> FittedMethod:
+    """Read tuned settings as a method that `fewshot.evaluation.run_episodes` takes.
+
+    Raises
+    ------
+    FileNotFoundError, ValueError
+        As `load_tuned`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_tuned(f"{folder}/paddle.json", "paddle:class_balance=0.5", ["wren", "crow"], {})
+    ...     fitted = tuned_method(f"{folder}/paddle.json")
+    >>> fitted.name, fitted.seen_classes(["jay", "wren"])
+    ('paddle', ('wren',))
+    """
+    text, document = load_tuned(path)
+    features = document.get("features")
+    source = features.get("source") if isinstance(features, dict) else None
+    return FittedMethod(
+        name=text.partition(":")[0],
+        text=text,
+        method=build_method(text),
+        file=f"{path}",
+        class_names=(*document["class_names"],),
+        source=source if isinstance(source, dict) else {},
+    )
 
 
 def _read(path: Path) -> object:

@@ -365,15 +365,15 @@ def test_base_features_must_fit_and_be_of_use(tmp_path: Path) -> None:
     words = ("episode", *FEW, "--base-features", pool)
     assert "add --method simpleshot" in fails(2, *words)
     assert fails(1, *words, "--method", "simpleshot") == (
-        f"Error: {pool} has 7 features a row, the features to evaluate 64: take both from one extractor"
+        "Error: --base-features has 7 features a row, the features to evaluate 64: take both from one extractor"
     )
 
 
 def test_weights_are_refused_on_the_classes_they_were_trained_on(trained: Path) -> None:
     words = ("episode", *FEW, "--n-shot", 1, "--classes", "3-9", "--weights", trained)
     assert fails(1, *words) == (
-        f"Error: {trained} was trained on 2 of the 7 classes to evaluate, such as '3': choose others with --classes, "
-        "or, if the names mean other classes, add --allow-seen-classes"
+        f"Error: {trained} was trained on 2 of these 7 classes, such as '3': take other classes, or, if the names mean "
+        "other classes (as numbers often do), add --allow-seen-classes"
     )
     assert document(*words, "--allow-seen-classes")["weights"]["seen_classes"] == ["3", "4"]
     assert "2 evaluated classes carry names of these (--allow-seen-classes)" in succeeds(*words, "--allow-seen-classes")

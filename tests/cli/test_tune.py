@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,11 +11,13 @@ import pytest
 from fewshot.cli.episodic.tune import tune
 from fewshot.cli.episodic.tune_table import tune_report
 from fewshot.cli.shared import output
-from fewshot.cli.shared.tuned_option import tuned_method, tuned_methods, warn_of_other_features
+from fewshot.cli.shared.tuned_option import tuned_facts
 
 from fewshot import UNEM, load_tuned, save_tuned, save_unem
+from fewshot.evaluation.fitted_methods import check_unseen, fitted_by_name, warn_of_other_features
 from fewshot.features import FeatureSet, load_features
 from fewshot.registry.episodic import build_method
+from fewshot.tuning.files import tuned_method
 from tests.kits.cli import document, fails, fewshot, succeeds
 
 QUICK = ("--n-episodes", 30, "--n-way", 3, "--n-shot", 1, "--n-query", 4, "--query-distribution", "balanced")
@@ -250,44 +253,47 @@ def tuned(tmp_path: Path) -> Path:
 
 
 def test_a_tuned_method_is_built_for_other_classes(tuned: Path) -> None:
-    found = tuned_method(str(tuned), NAMES[3:], allow_seen_classes=False)
+    found = tuned_method(tuned)
+    check_unseen(found, NAMES[3:])
     assert (found.name, found.text) == ("logistic-regression", "logistic-regression:is_normalized=false")
     assert build_method(found.text).is_normalized is False
-    assert found.facts == {"file": str(tuned), "method": found.text, "n_classes": 3, "seen_classes": []}
+    assert tuned_facts(found, NAMES[3:]) == {
+        "file": str(tuned),
+        "method": found.text,
+        "n_classes": 3,
+        "seen_classes": [],
+    }
 
 
 def test_classes_that_it_was_tuned_on_are_refused(tuned: Path) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole message is compared)
-        tuned_method(str(tuned), NAMES[1:], allow_seen_classes=False)
+        check_unseen(tuned_method(tuned), NAMES[1:])
     assert str(caught.value) == (
         f"{tuned} was tuned on 2 of these 5 classes, such as 'jay': take other classes, or, if the names mean other "
-        "classes (as numbers often do), add --allow-seen-classes"
+        "classes (as numbers often do), add allow_seen_classes"
     )
-    assert tuned_method(str(tuned), NAMES[1:], allow_seen_classes=True).facts["seen_classes"] == ["jay", "kite"]
+    check_unseen(tuned_method(tuned), NAMES[1:], allow_seen_classes=True)
+    assert tuned_facts(tuned_method(tuned), NAMES[1:])["seen_classes"] == ["jay", "kite"]
 
 
 def test_two_files_of_one_method_are_refused(tuned: Path) -> None:
     other = tuned.with_name("other.json")
     save_tuned(other, "logistic-regression", ["x"], {})
-    with pytest.raises(
-        ValueError, match=r"lr\.json and --tuned .*other\.json are both for logistic-regression: give one"
-    ):
-        tuned_methods([str(tuned), str(other)], NAMES[3:], allow_seen_classes=False, source={})
+    with pytest.raises(ValueError, match=r"lr\.json and .*other\.json are both for logistic-regression: give one"):
+        fitted_by_name([tuned_method(tuned), tuned_method(other)])
     save_tuned(other, "paddle:n_layers=3", ["x"], {})
-    found = tuned_methods([str(tuned), str(other)], NAMES[3:], allow_seen_classes=False, source={})
+    found = fitted_by_name([tuned_method(tuned), tuned_method(other)])
     assert list(found) == ["logistic-regression", "paddle"]
 
 
 def test_features_of_another_extractor_are_worth_a_warning(tuned: Path) -> None:
-    found = tuned_method(str(tuned), NAMES[3:], allow_seen_classes=False)
+    found = tuned_method(tuned)
     other = {"extractor_key": "2e", "extractor": {"name": "resnet18"}}
     with pytest.warns(UserWarning, match=r"another extractor \(name is 'resnet50' and here 'resnet18'\): its settings"):
         warn_of_other_features(found, other)
-    with pytest.warns(UserWarning, match="another extractor"):
-        tuned_methods([str(tuned)], NAMES[3:], allow_seen_classes=False, source=other)
     warn_of_other_features(found, {"extractor_key": "1f"})
     warn_of_other_features(found, {"files": ["a.npz"]})
-    warn_of_other_features(found._replace(source={}), other)
+    warn_of_other_features(replace(found, source={}), other)
 
 
 def evaluated(features: Path, *more: object) -> dict:
@@ -327,7 +333,7 @@ def test_episode_refuses_two_sets_of_numbers_for_unem(features: Path) -> None:
     save_tuned(tuned, "unem:preset=mini-wrn", ["x"], {})
     save_unem(UNEM.from_preset(), weights)
     message = fails(1, "episode", "--features", features, *QUICK, "--weights", weights, "--tuned", tuned)
-    assert message == f"Error: --weights {weights} and --tuned {tuned} are both for unem: give one"
+    assert message == f"Error: {weights} and {tuned} are both for unem: give one"
 
 
 @pytest.fixture
