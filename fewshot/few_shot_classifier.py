@@ -9,13 +9,14 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from fewshot.episodic.method import Method, check_class_columns
 from fewshot.episodic.query_set import MAX_QUERIES, answer_queries
-from fewshot.estimators.arrays import ArrayLike, like, read_features
+from fewshot.estimators.arrays import ArrayLike, like, named
+from fewshot.estimators.base import TensorEstimator
 from fewshot.estimators.labelled_rows import Labels, is_missing, listed, read_labelled, warn_of_queries
 from fewshot.estimators.labels import in_order, label_array, with_unknown
 from fewshot.registry.episodic import build_method
@@ -26,7 +27,7 @@ __all__ = ["DEFAULT_METHOD", "FewShotClassifier"]
 DEFAULT_METHOD = "unem-adaptive"
 
 
-class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+class FewShotClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
     """Name the classes of queries from a few labelled items of each.
 
     Features are NumPy arrays or torch tensors (n, n_features) on any device, and so is what comes back; half precision
@@ -96,6 +97,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     >>> FewShotClassifier("simpleshot").fit_predict(X, ["crow", -1, "wren", -1]).tolist()
     ['crow', 'crow', 'wren', 'wren']
     """
+
+    _fitted = "support_"
 
     def __init__(
         self,
@@ -254,10 +257,10 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             )
 
     def _queries(self, X: ArrayLike) -> Tensor:  # noqa: N803
-        check_is_fitted(self, "support_")
+        check_is_fitted(self, self._fitted)
         if isinstance(X, Tensor) and len(X) == 0:
             raise ValueError("no rows to answer: X must hold at least one query, got 0")
-        return read_features(self, X, reset=False).to(self.support_.device, self.dtype_)
+        return super()._queries(X)
 
     def _log_probs(self, features: Tensor) -> Tensor:
         """Answer rows; those that are called unknown apart from the others."""
@@ -284,8 +287,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return positions.masked_fill(self._is_unknown(features), len(self.classes_))
 
     def _named(self, X: ArrayLike, positions: Tensor) -> Any:  # noqa: N803
-        """Return the names of positions, as a tensor where features and names can be one."""
-        names = self.classes_ if self.reject is None else with_unknown(self.classes_, self.unknown)
-        answers = names[positions.cpu().numpy()]
-        is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
-        return like(X, torch.from_numpy(answers)) if is_tensor else answers
+        return named(X, self.classes_ if self.reject is None else with_unknown(self.classes_, self.unknown), positions)
+
+    def _device(self) -> torch.device:
+        return self.support_.device

@@ -170,7 +170,7 @@ def _classifier(tensors: dict[str, Tensor], metadata: Any) -> IncrementalClassif
 def _discoverer(tensors: dict[str, Tensor], metadata: Any) -> CategoryDiscoverer:
     model: CategoryDiscoverer = _estimator(_DISCOVERER, discovery, metadata)
     dtype = _DTYPES[metadata["dtype"]]
-    return model.restore(metadata["classes"], tensors, metadata["n_known"], metadata["n_features"], dtype)
+    return model.restore(metadata["classes"], tensors, metadata["n_features"], dtype)
 
 
 def _estimator(kind: _Kind, package: ModuleType, metadata: Any, **settings: object) -> Any:

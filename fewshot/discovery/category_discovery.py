@@ -232,7 +232,7 @@ class CategoryDiscovery(CategoryDiscoverer):
         scores = rows.double() @ self._means.mT - 0.5 * self._means.square().sum(-1) + self._counts.log()
         return (self.power_ * scores).log_softmax(-1).to(rows.dtype)
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         return {
             **self._space._asdict(),
             "ids": self._ids,

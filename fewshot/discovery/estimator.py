@@ -3,28 +3,23 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, ClassVar, NamedTuple, Self, TypeAlias
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import Any, ClassVar, NamedTuple, Self
 
-import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClusterMixin
+from sklearn.base import ClusterMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from fewshot.discovery.n_classes import estimate_n_classes
-from fewshot.estimators.arrays import ArrayLike, like, read_features
-from fewshot.estimators.labels import CategoricalLabels, in_order, label_array, new_names, plain
+from fewshot.estimators.arrays import ArrayLike, like, named, read_features
+from fewshot.estimators.base import StoredEstimator
+from fewshot.estimators.labelled_rows import Labels, read_partial_labels
+from fewshot.estimators.labels import label_array, new_names
 
-__all__ = ["ArrayLike", "CategoryDiscoverer", "Discovered", "Labels"]
-
-Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
-
-# Scores that `predict` and `predict_proba` hold at a time, beside what they return.
-_MAX_SCORES = 2**24
+__all__ = ["ArrayLike", "CategoryDiscoverer", "Discovered", "Labels", "found_names"]
 
 
 class Discovered(NamedTuple):
@@ -42,7 +37,7 @@ class Discovered(NamedTuple):
     rows: Tensor
 
 
-class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class CategoryDiscoverer(ClusterMixin, StoredEstimator):  # type: ignore[misc]
     """A clustering of a pool whose known classes keep their labelled items, and which may hold classes without a label.
 
     Features are NumPy arrays or torch tensors (n, n_features), and so is what comes back; half precision is widened to
@@ -73,8 +68,7 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
 
     n_classes: str | int
     random_state: int
-    dtype_: torch.dtype
-    n_features_in_: int
+    _fitted = "labels_"
     n_classes_: int
     n_known_: int
     probability_: Any
@@ -107,8 +101,9 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         ConvergenceWarning
             If fewer classes than asked for have a row.
         """
-        features = self._features(X, reset=True)
-        names, labels = _read_labels(y, len(features), features.device)
+        features = read_features(self, X, reset=True)
+        self.dtype_ = features.dtype
+        names, labels = read_partial_labels(y, len(features), features.device)
         self.n_known_ = len(names)
         generator = torch.Generator().manual_seed(self.random_state)
         clusters, rows = self._discover(features, labels, len(names), generator)
@@ -118,7 +113,7 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         position = torch.full((int(order.max()) + 1,), -1, device=order.device)
         position[order] = torch.arange(len(order), device=order.device)
         classes = position[clusters]
-        self._finish(X, [*names, *_new_names(names, len(order) - len(names))], classes, labels >= 0)
+        self._finish(X, [*names, *found_names(names, len(order) - len(names))], classes, labels >= 0)
         self.probability_ = like(X, self._probability_of(rows, classes))
         return self
 
@@ -135,7 +130,12 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
             In [0, n_classes_); ``classes_`` has the names.
         """
         features = self._queries(X)
-        return like(X, torch.cat([self._log_probs(self._embed(rows)).argmax(-1) for rows in self._chunks(features)]))
+        return like(
+            X,
+            torch.cat(
+                [self._log_probs(self._embed(rows)).argmax(-1) for rows in self._chunks(features, self.n_classes_)]
+            ),
+        )
 
     def predict_proba(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return how likely each class is for each row, by the method's own model.
@@ -146,48 +146,15 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
             Not negative, rows sum to 1. Not calibrated: a confidence, not a frequency.
         """
         features = self._queries(X)
-        return like(X, torch.cat([self._log_probs(self._embed(rows)).exp() for rows in self._chunks(features)]))
+        return like(
+            X, torch.cat([self._log_probs(self._embed(rows)).exp() for rows in self._chunks(features, self.n_classes_)])
+        )
 
     @property
     def known_classes_(self) -> npt.NDArray[Any]:
         """The names of the known classes."""
         names: npt.NDArray[Any] = self.classes_[: self.n_known_]
         return names
-
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the whole state as tensors, for storage; `restore` takes them back."""
-        check_is_fitted(self, "labels_")
-        own = {"labels": torch.as_tensor(self.labels_), "is_labelled": torch.as_tensor(self.is_labelled_)}
-        return self._state() | own
-
-    def restore(
-        self,
-        names: Iterable[Hashable],
-        tensors: Mapping[str, Tensor],
-        n_known: int,
-        n_features: int,
-        dtype: torch.dtype,
-    ) -> Self:
-        """Take back a state, as if the pool had been tensors.
-
-        Parameters
-        ----------
-        names
-            Of ``classes_``, in order.
-        tensors
-            What `tensors` gave.
-        n_known : int
-            How many of the names are of known classes.
-        n_features : int
-        dtype : torch.dtype
-            That scores are computed in: ``dtype_``.
-        """
-        own = dict(tensors)
-        labels, is_labelled = own.pop("labels"), own.pop("is_labelled")
-        self.n_known_, self.n_features_in_, self.dtype_ = n_known, n_features, dtype
-        self._set_state(own)
-        self._finish(labels, list(names), labels, is_labelled)
-        return self
 
     # What a discoverer is made of.
 
@@ -208,12 +175,22 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         """Return log-probabilities (n, n_classes_) of rows in the space of the model."""
 
     @abstractmethod
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         """Return the state."""
 
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `_state` gave."""
+        """Put back what `_class_state` gave."""
+
+    def _state(self) -> dict[str, Tensor]:
+        of_pool = {"labels": torch.as_tensor(self.labels_), "is_labelled": torch.as_tensor(self.is_labelled_)}
+        return self._class_state() | of_pool
+
+    def _restore(self, names: list[Hashable], tensors: dict[str, Tensor]) -> None:
+        labels, is_labelled = tensors.pop("labels"), tensors.pop("is_labelled")
+        self.n_known_ = len(torch.unique(labels[is_labelled]))  # known classes have a labelled row, and come first
+        self._set_state(tensors)
+        self._finish(labels, names, labels, is_labelled)
 
     def _count(self, features: Tensor, labels: Tensor, n_known: int, generator: torch.Generator) -> int:
         """Return the number of classes asked for, or an estimate of it."""
@@ -245,56 +222,15 @@ class CategoryDiscoverer(ClusterMixin, BaseEstimator, ABC):  # type: ignore[misc
         self.n_classes_ = len(names)
         self.labels_ = like(X, labels)
         self.is_labelled_ = like(X, is_labelled)
-        answers = self.classes_[labels.cpu().numpy()]
-        is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
-        self.transduction_ = like(X, torch.from_numpy(answers)) if is_tensor else answers
+        self.transduction_ = named(X, self.classes_, labels)
 
     def _probability_of(self, rows: Tensor, classes: Tensor) -> Tensor:
         """Return the probability (n,) of the class of each row, from rows in the space of the model."""
-        parts = zip(self._chunks(rows), self._chunks(classes), strict=True)
+        parts = zip(self._chunks(rows, self.n_classes_), self._chunks(classes, self.n_classes_), strict=True)
         return torch.cat([self._log_probs(part).exp().gather(1, own[:, None])[:, 0] for part, own in parts])
 
-    def _chunks(self, features: Tensor) -> tuple[Tensor, ...]:
-        return torch.split(features, max(1, _MAX_SCORES // self.n_classes_))
-
-    def _queries(self, X: ArrayLike) -> Tensor:  # noqa: N803
-        check_is_fitted(self, "labels_")
-        return self._features(X, reset=False).to(next(iter(self._state().values())).device, self.dtype_)
-
-    def _features(self, X: ArrayLike, *, reset: bool) -> Tensor:  # noqa: N803
-        """Return rows as a tensor of float32 or float64, checked."""
-        features = read_features(self, X, reset=reset)
-        if reset:
-            self.dtype_ = features.dtype
-        return features
-
-
-def _read_labels(y: Labels | None, n: int, device: torch.device) -> tuple[list[Hashable], Tensor]:
-    """Return the known names in order, and (n,) which of them each row has, or -1."""
-    if y is None:
-        return [], torch.full((n,), -1, device=device)
-    if isinstance(y, CategoricalLabels):
-        _check_length(len(y.codes), n)
-        names, codes = y.present()
-        return names, codes.to(device)
-    values = y.tolist() if hasattr(y, "tolist") else np.asarray(y).tolist() if hasattr(y, "__array__") else list(y)
-    labels = [plain(label) for label in (values if isinstance(values, list) else [values])]
-    _check_length(len(labels), n)
-    strange = next((label for label in labels if not isinstance(label, Hashable) or label != label), None)
-    if strange is not None:
-        raise ValueError(f"y must hold one hashable label per row, got {strange!r}: mark rows without one by -1")
-    names = in_order(list(dict.fromkeys(label for label in labels if not _is_missing(label))))
-    position = {name: index for index, name in enumerate(names)}
-    return names, torch.tensor([position.get(label, -1) for label in labels], device=device)
-
-
-def _check_length(n_labels: int, n: int) -> None:
-    if n_labels != n:
-        raise ValueError(f"X has {n} rows and y {n_labels} labels: give one per row, -1 for a row without one")
-
-
-def _is_missing(label: Hashable) -> bool:
-    return label is None or label == -1 or label == "-1"
+    def _device(self) -> torch.device:
+        return next(iter(self._class_state().values())).device
 
 
 def _order(clusters: Tensor, n_known: int) -> Tensor:
@@ -305,7 +241,7 @@ def _order(clusters: Tensor, n_known: int) -> Tensor:
     return order[: n_known + int((found.values > 0).sum())]
 
 
-def _new_names(known: list[Hashable], n_new: int) -> list[Hashable]:
+def found_names(known: list[Hashable], n_new: int) -> list[Hashable]:
     """Return names for the found classes that no known class has."""
     if all(isinstance(name, (int, float)) and not isinstance(name, bool) and name == name // 1 for name in known):
         last: Any = max([*known, -1])  # type: ignore[type-var]

@@ -264,7 +264,7 @@ class PIM(CategoryDiscoverer):
     def _log_probs(self, rows: Tensor) -> Tensor:
         return _log_probs(rows, self._weight, self._bias, self.softmax_scale)
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         return {"weight": self._weight, "bias": self._bias, "shift": self._shift, "unit": self._unit}
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:

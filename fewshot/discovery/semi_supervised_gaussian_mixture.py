@@ -14,12 +14,13 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from fewshot.checks import check_choice, check_non_negative
-from fewshot.discovery.estimator import Labels, _new_names, _read_labels
+from fewshot.discovery.estimator import found_names
 from fewshot.discovery.kmeans import semi_supervised_kmeans
 from fewshot.discovery.mixture.fit import fit_mixture
 from fewshot.discovery.mixture.start import state_from_means, state_from_partition
 from fewshot.discovery.mixture.state import MixtureState, assign, log_responsibilities
 from fewshot.estimators.arrays import ArrayLike, like, read_features
+from fewshot.estimators.labelled_rows import Labels, read_partial_labels
 from fewshot.estimators.labels import label_array
 
 __all__ = ["SemiSupervisedGaussianMixture"]
@@ -158,7 +159,7 @@ class SemiSupervisedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignor
             If EM did not converge in ``max_iter`` iterations.
         """
         features = read_features(self, X, reset=True)
-        names, labels = _read_labels(y, len(features), features.device)
+        names, labels = read_partial_labels(y, len(features), features.device)
         form, n_components = self._form(), self._n_components(len(names), len(features))
         self._check_settings()
         start = self._start(features, labels, n_components, form)
@@ -172,7 +173,7 @@ class SemiSupervisedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignor
         self.converged_, self.n_iter_ = found.is_converged, len(found.objective)
         self.lower_bound_ = float(found.objective[-1]) / len(features)
         self.n_known_ = len(names)
-        self.classes_ = label_array([*names, *_new_names(names, n_components - len(names))])
+        self.classes_ = label_array([*names, *found_names(names, n_components - len(names))])
         self._warn_unless_converged()
         return self
 

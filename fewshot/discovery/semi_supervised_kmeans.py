@@ -89,7 +89,7 @@ class SemiSupervisedKMeans(CategoryDiscoverer):
     def _log_probs(self, rows: Tensor) -> Tensor:
         return center_log_probabilities(rows, self._centers, self._variance)
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         return {"centers": self._centers, "variance": self._variance}
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:

@@ -156,7 +156,7 @@ class WardDiscovery(CategoryDiscoverer):
     def _log_probs(self, rows: Tensor) -> Tensor:
         return center_log_probabilities(rows, self._means, self._variance)
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         return {"means": self._means, "variance": self._variance}
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:

@@ -1,4 +1,4 @@
-"""What the estimators take and give back: NumPy arrays or torch tensors, read and answered alike."""
+"""Rows and results of estimators: NumPy arrays or torch tensors, read and answered alike."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fewshot.checks import check_finite
 
-__all__ = ["ArrayLike", "like", "read_features", "tensor_of"]
+__all__ = ["ArrayLike", "like", "named", "read_features", "tensor_of"]
 
 ArrayLike: TypeAlias = Tensor | npt.ArrayLike
 
@@ -57,3 +57,9 @@ def tensor_of(array: npt.NDArray[Any]) -> Tensor:
 def like(X: ArrayLike, result: Tensor) -> Any:  # noqa: N803
     """Return a result as the kind that the features were, on their device."""
     return result.to(X.device) if isinstance(X, Tensor) else result.cpu().numpy()
+
+
+def named(X: ArrayLike, names: npt.NDArray[Any], positions: Tensor) -> Any:  # noqa: N803
+    """Return the names at positions (n,), as a tensor where both the features and the names can be one."""
+    answers = np.ascontiguousarray(names[positions.cpu().numpy()])
+    return like(X, torch.from_numpy(answers)) if isinstance(X, Tensor) and answers.dtype.kind in "biuf" else answers

@@ -1,4 +1,4 @@
-"""Rows with labels of any hashable kind, read for an estimator; some labels may say that there is none."""
+"""Reading of labels of any hashable kind, with their rows or for a pool that is labelled in part."""
 
 from __future__ import annotations
 
@@ -7,28 +7,37 @@ from collections.abc import Hashable, Iterable
 from typing import Any, TypeAlias
 
 import numpy.typing as npt
+import torch
 from sklearn.base import BaseEstimator
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from torch import Tensor
 
 from fewshot.estimators.arrays import ArrayLike, read_features, tensor_of
-from fewshot.estimators.labels import is_mixed, plain
+from fewshot.estimators.labels import CategoricalLabels, in_order, is_mixed, plain
 
-__all__ = ["Labels", "is_missing", "listed", "read_labelled", "warn_of_queries"]
+__all__ = ["Labels", "is_missing", "listed", "read_labelled", "read_partial_labels", "warn_of_queries"]
 
 Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
 
 
-def read_labelled(estimator: BaseEstimator, X: ArrayLike, y: Labels) -> tuple[Tensor, list[Hashable]]:  # noqa: N803
+def read_labelled(
+    estimator: BaseEstimator,
+    X: ArrayLike,  # noqa: N803
+    y: Labels,
+    *,
+    reset: bool = True,
+) -> tuple[Tensor, list[Hashable]]:
     """Return rows (n, n_features) as `fewshot.estimators.arrays.read_features` has them, and labels as Python objects.
 
     Parameters
     ----------
     estimator
-        Its ``n_features_in_`` is set.
+        Its ``n_features_in_`` is set, or held against the rows.
     X : array or Tensor (n, n_features)
     y : array, Tensor or sequence (n,)
+    reset : bool
+        Whether these are the rows that it learns from first.
 
     Raises
     ------
@@ -38,17 +47,57 @@ def read_labelled(estimator: BaseEstimator, X: ArrayLike, y: Labels) -> tuple[Te
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
     if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple, Tensor)) or is_mixed(y)):
-        rows, targets = validate_data(estimator, X, y, dtype="numeric")
+        rows, targets = validate_data(estimator, X, y, dtype="numeric", reset=reset)
         check_classification_targets(targets)
         return tensor_of(rows), targets.tolist()
     labels = listed(y)
-    strange = next((label for label in labels if not isinstance(label, Hashable) or label != label), None)
-    if strange is not None:
-        raise ValueError(f"y must hold one hashable label per row, got {strange!r}")
-    features = read_features(estimator, X, reset=True)
+    _check_hashable(labels)
+    features = read_features(estimator, X, reset=reset)
     if len(labels) != len(features):
         raise ValueError(f"X has {len(features)} rows and y {len(labels)} labels: give one label per row")
     return features, labels
+
+
+def read_partial_labels(
+    y: Labels | CategoricalLabels | None, n_rows: int, device: torch.device
+) -> tuple[list[Hashable], Tensor]:
+    """Return the known names in order, and (n,) which of them each row has, or -1.
+
+    Parameters
+    ----------
+    y : array, Tensor, sequence (n,) or CategoricalLabels, optional
+        Default: no row has a label.
+    n_rows : int
+    device : torch.device
+
+    Raises
+    ------
+    ValueError
+        If there is not one label per row, or a label is NaN or cannot be hashed.
+    """
+    if y is None:
+        return [], torch.full((n_rows,), -1, device=device)
+    if isinstance(y, CategoricalLabels):
+        _check_length(len(y.codes), n_rows)
+        names, codes = y.present()
+        return names, codes.to(device)
+    labels = listed(y)
+    _check_length(len(labels), n_rows)
+    _check_hashable(labels, ": mark rows without one by -1")
+    names = in_order(list(dict.fromkeys(label for label in labels if not is_missing(label))))
+    position = {name: index for index, name in enumerate(names)}
+    return names, torch.tensor([position.get(label, -1) for label in labels], device=device)
+
+
+def _check_length(n_labels: int, n_rows: int) -> None:
+    if n_labels != n_rows:
+        raise ValueError(f"X has {n_rows} rows and y {n_labels} labels: give one per row, -1 for a row without one")
+
+
+def _check_hashable(labels: list[Hashable], hint: str = "") -> None:
+    strange = next((label for label in labels if not isinstance(label, Hashable) or label != label), None)
+    if strange is not None:
+        raise ValueError(f"y must hold one hashable label per row, got {strange!r}{hint}")
 
 
 def listed(y: Labels) -> list[Hashable]:

@@ -188,10 +188,10 @@ class DistributionCalibration(CovarianceClassifier):
         self._support, index = self._support[keep], self._support_index[keep]
         self._support_index = index - (index > position).long()
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         seed = torch.tensor(self._seed, device=self._device())
         own = {"support": self._support, "support_index": self._support_index, "seed": seed}
-        return super()._state() | own
+        return super()._class_state() | own
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
         super()._set_state(tensors)

@@ -1,32 +1,28 @@
-"""What all incremental classifiers share: scikit-learn's contract, labels of any kind, tensors or arrays, "unknown"."""
+"""Incremental classifiers: classes that come and go, scores, and rejection of items of no known class."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Mapping
-from typing import Any, Self, TypeAlias
+from abc import abstractmethod
+from collections.abc import Hashable
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import ClassifierMixin, clone
 from sklearn.model_selection import StratifiedKFold
-from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from fewshot.estimators.arrays import ArrayLike, like, read_features, tensor_of
-from fewshot.estimators.labels import in_order, is_mixed, label_array, plain, with_unknown
+from fewshot.estimators.arrays import ArrayLike, like, named, read_features
+from fewshot.estimators.base import StoredEstimator
+from fewshot.estimators.labelled_rows import Labels, read_labelled
+from fewshot.estimators.labels import in_order, label_array, plain, with_unknown
 
 __all__ = ["ArrayLike", "IncrementalClassifier", "Labels"]
 
-Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
 
-# Scores that `predict` holds at a time.
-_MAX_SCORES = 2**25
-
-
-class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignore[misc]
+class IncrementalClassifier(ClassifierMixin, StoredEstimator):  # type: ignore[misc]
     """A classifier that takes in new classes, and more shots of known ones, at any time.
 
     Features are NumPy arrays or torch tensors (n, n_features), and so is what comes back. Labels may be of any hashable
@@ -44,8 +40,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
     """
 
     logit_scale: float
-    dtype_: torch.dtype
-    n_features_in_: int
+    _fitted = "_index"
     _index: dict[Hashable, int]
     _known_scores: Tensor | None
 
@@ -67,7 +62,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         ValueError
             If shapes do not match or features are not finite.
         """
-        features, labels = self._checked(X, y, reset=True)
+        features, labels = self._labelled(X, y, reset=True)
         self._start(features.shape[1], features.dtype, features.device)
         self._take_in(features, labels, base=True)
         return self
@@ -94,7 +89,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
             If shapes do not match or features are not finite.
         """
         is_first = not hasattr(self, "_index")
-        features, labels = self._checked(X, y, reset=is_first)
+        features, labels = self._labelled(X, y, reset=is_first)
         if is_first:
             self._start(features.shape[1], features.dtype, features.device)
         self._take_in(features, labels, base=base)
@@ -133,7 +128,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         return labels
 
     def class_scores(self, X: ArrayLike) -> Any:  # noqa: N803
-        """Score rows against every class.
+        """Score rows against every class, one column per class for two classes too.
 
         Returns
         -------
@@ -143,7 +138,9 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         return like(X, self._scores(self._queries(X)))
 
     def decision_function(self, X: ArrayLike) -> Any:  # noqa: N803
-        """Return `class_scores`, or for two classes, as scikit-learn has it, the second's score less the first's (n,).
+        """Return `class_scores`, except that two classes give the second's score less the first's, (n,).
+
+        scikit-learn's contract of ``decision_function``; `class_scores` has a column per class in any case.
 
         Returns
         -------
@@ -160,7 +157,21 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         array or Tensor (n, n_classes)
             Not negative, rows sum to 1. Not calibrated: a confidence, not a frequency.
         """
-        return like(X, self._log_probs(self._queries(X)).exp())
+        return like(X, self.probabilities_of(self._scores(self._queries(X))))
+
+    def probabilities_of(self, scores: ArrayLike) -> Any:
+        """Return the probabilities of `predict_proba` from scores that are already there.
+
+        Parameters
+        ----------
+        scores : array or Tensor (n, n_classes)
+            As `class_scores` returns them.
+
+        Returns
+        -------
+        array or Tensor (n, n_classes)
+        """
+        return like(scores, (self.logit_scale * torch.as_tensor(scores)).log_softmax(-1).exp())
 
     def predict(self, X: ArrayLike, *, reject: float | None = None, unknown: Hashable = None) -> Any:  # noqa: N803
         """Name the class of each row, or say that it is none of these.
@@ -185,9 +196,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         if reject is not None:
             names = with_unknown(names, unknown)
             positions = positions.masked_fill(scores < self.rejection_threshold(reject), len(names) - 1)
-        answers = names[positions.cpu().numpy()]
-        is_tensor = isinstance(X, Tensor) and answers.dtype.kind in "biuf"
-        return torch.from_numpy(np.ascontiguousarray(answers)).to(X.device) if is_tensor else answers  # type: ignore[union-attr]
+        return named(X, names, positions)
 
     def highest_score(self, X: ArrayLike) -> Any:  # noqa: N803
         """Return each row's highest score, (n,): low for what is none of the classes."""
@@ -223,7 +232,7 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         heads do, the share is off by as much, and more folds bring it nearer.
         """
         check_is_fitted(self, "_index")
-        features, labels = self._checked(X, y, reset=False)
+        features, labels = self._labelled(X, y, reset=False)
         index = np.array([self._index.get(label, -1) for label in labels])
         counts = np.bincount(index[index >= 0], minlength=len(self._index))
         rows = np.flatnonzero((index >= 0) & (counts[index] >= n_folds))
@@ -253,36 +262,6 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
             np.quantile(self._known_scores.double().cpu().numpy(), reject)
         )  # torch's is for 16 million at most
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Return the whole state as tensors, for storage; `restore` takes them back."""
-        check_is_fitted(self, "_index")
-        known = {} if self._known_scores is None else {"known_scores": self._known_scores}
-        return self._state() | known
-
-    def restore(
-        self, labels: Iterable[Hashable], tensors: Mapping[str, Tensor], n_features: int, dtype: torch.dtype
-    ) -> Self:
-        """Take back a state.
-
-        Parameters
-        ----------
-        labels
-            Of ``classes_``, in order.
-        tensors
-            What `tensors` gave.
-        n_features : int
-        dtype : torch.dtype
-            That scores are computed in: ``dtype_``.
-        """
-        own = dict(tensors)
-        known_scores = own.pop("known_scores", None)
-        self.n_features_in_ = n_features
-        self._start(n_features, dtype, next(iter(own.values())).device)
-        self._index = {label: position for position, label in enumerate(labels)}
-        self._known_scores = known_scores
-        self._set_state(own)
-        return self
-
     # What a classifier is made of.
 
     @abstractmethod
@@ -306,12 +285,23 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         """Return (n_classes,) bool."""
 
     @abstractmethod
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         """Return the state."""
 
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `_state` gave."""
+        """Put back what `_class_state` gave."""
+
+    def _state(self) -> dict[str, Tensor]:
+        known = {} if self._known_scores is None else {"known_scores": self._known_scores}
+        return self._class_state() | known
+
+    def _restore(self, names: list[Hashable], tensors: dict[str, Tensor]) -> None:
+        known_scores = tensors.pop("known_scores", None)
+        self._start(self.n_features_in_, self.dtype_, next(iter(tensors.values())).device)
+        self._index = {label: position for position, label in enumerate(names)}
+        self._known_scores = known_scores
+        self._set_state(tensors)
 
     def _start(self, n_features: int, dtype: torch.dtype, device: torch.device) -> None:
         """Forget everything."""
@@ -319,13 +309,9 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         self._begin(n_features, dtype, device)
         self._index, self._known_scores = {}, None
 
-    def _log_probs(self, features: Tensor) -> Tensor:
-        return (self.logit_scale * self._scores(features)).log_softmax(-1)
-
     def _best(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return each row's highest score and its position; a bounded number of scores is held at a time."""
-        size = max(1, _MAX_SCORES // max(1, len(self._index)))
-        parts = [self._scores(rows).max(-1) for rows in torch.split(features, size)]
+        parts = [self._scores(rows).max(-1) for rows in self._chunks(features, len(self._index))]
         return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
 
     def _take_in(self, features: Tensor, labels: list[Hashable], *, base: bool) -> None:
@@ -345,24 +331,11 @@ class IncrementalClassifier(ClassifierMixin, BaseEstimator, ABC):  # type: ignor
         check_is_fitted(self, "_index")
         if not self._index:
             raise ValueError("no class is known: learn one with partial_fit first")
-        return self._features(X, reset=False)
+        return self._placed(read_features(self, X, reset=False), reset=False)
 
-    def _checked(self, X: ArrayLike, y: Labels, *, reset: bool) -> tuple[Tensor, list[Hashable]]:  # noqa: N803
-        if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple)) or is_mixed(y)):
-            rows, targets = validate_data(self, X, y, dtype="numeric", reset=reset)
-            check_classification_targets(targets)
-            return self._placed(tensor_of(rows), reset=reset), targets.tolist()
-        if y is None:
-            raise ValueError("requires y to be passed, but the target y is None")
-        labels = [plain(label) for label in (y.tolist() if isinstance(y, (Tensor, np.ndarray)) else y)]
-        features = self._features(X, reset=reset)
-        if len(labels) != len(features):
-            raise ValueError(f"X has {len(features)} rows and y {len(labels)} labels: give one label per row")
-        return features, labels
-
-    def _features(self, X: ArrayLike, *, reset: bool) -> Tensor:  # noqa: N803
-        """Return rows as a tensor of float32 or float64 where the state lies, checked."""
-        return self._placed(read_features(self, X, reset=reset), reset=reset)
+    def _labelled(self, X: ArrayLike, y: Labels, *, reset: bool) -> tuple[Tensor, list[Hashable]]:  # noqa: N803
+        features, labels = read_labelled(self, X, y, reset=reset)
+        return self._placed(features, reset=reset), labels
 
     def _placed(self, features: Tensor, *, reset: bool) -> Tensor:
         """Return rows on the device of the state."""

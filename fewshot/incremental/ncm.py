@@ -109,7 +109,7 @@ class PrototypeClassifier(IncrementalClassifier):
     def _is_base(self) -> Tensor:
         return self._statistics.is_base
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         return self._statistics.tensors()
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:

@@ -106,7 +106,7 @@ class RidgeClassifier(IncrementalClassifier):
         What the base session fixed (kernel centres, a ridge chosen by ``auto``) stays.
         """
         check_is_fitted(self, "_index")
-        features, labels = self._checked(X, y, reset=False)
+        features, labels = self._labelled(X, y, reset=False)
         unknown = [label for label in labels if label not in self._index]
         if unknown:
             raise ValueError(f"no class {unknown[0]!r} to unlearn: the {len(self._index)} known ones are in classes_")
@@ -170,7 +170,7 @@ class RidgeClassifier(IncrementalClassifier):
     def _is_base(self) -> Tensor:
         return self._statistics.classes.is_base
 
-    def _state(self) -> dict[str, Tensor]:
+    def _class_state(self) -> dict[str, Tensor]:
         return self._statistics.tensors() | self._fixed
 
     def _set_state(self, tensors: dict[str, Tensor]) -> None:

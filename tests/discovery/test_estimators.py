@@ -120,7 +120,7 @@ def test_predicting_in_chunks_is_predicting_at_once(name, monkeypatch):
     rows, labels, _ = pool(2)
     model = BUILD[name](n_classes=6).fit(rows, labels)
     wanted, probabilities = model.predict(rows), model.predict_proba(rows)
-    monkeypatch.setattr("fewshot.discovery.estimator._MAX_SCORES", 40)
+    monkeypatch.setattr("fewshot.estimators.base.MAX_SCORES", 40)
     np.testing.assert_array_equal(model.predict(rows), wanted)
     np.testing.assert_allclose(model.predict_proba(rows), probabilities, rtol=1e-7, atol=1e-12)
 
@@ -204,7 +204,7 @@ def test_the_number_of_classes_is_estimated(name, count):
 def test_tensors_of_a_model_restore_it(name):
     rows, labels, _ = pool(8)
     model = BUILD[name](n_classes=6).fit(rows, labels)
-    copy = clone(model).restore(model.classes_.tolist(), model.tensors(), 3, 5, model.dtype_)
+    copy = clone(model).restore(model.classes_.tolist(), model.tensors(), 5, model.dtype_)
     np.testing.assert_array_equal(copy.predict(rows), model.predict(rows))
     np.testing.assert_array_equal(copy.predict_proba(rows), model.predict_proba(rows))
     for attribute in ("labels_", "is_labelled_", "transduction_", "classes_", "known_classes_"):

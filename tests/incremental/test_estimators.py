@@ -576,3 +576,13 @@ def test_what_cannot_be_learned_leaves_no_label_behind(begin, monkeypatch):
 
 def test_a_pair_of_numbers_in_words_keeps_its_order():
     assert build_classifier("fecam:shrinkage=2+0.5").get_params()["shrinkage"] == (2.0, 0.5)
+
+
+@names
+def test_probabilities_follow_from_scores(name):
+    model, query = learned(name)
+    for rows in (query, torch.tensor(query)):
+        probabilities = model.predict_proba(rows)
+        from_scores = model.probabilities_of(model.class_scores(rows))
+        assert type(from_scores) is type(probabilities)
+        np.testing.assert_array_equal(from_scores, probabilities)
