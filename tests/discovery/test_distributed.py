@@ -6,7 +6,7 @@ import torch.distributed
 from torch import multiprocessing
 
 from fewshot.discovery.mixture.fit import fit_mixture
-from fewshot.discovery.mixture.scaling import FORMS
+from fewshot.discovery.mixture.forms import FORMS
 from fewshot.discovery.mixture.start import state_from_means
 from fewshot.discovery.mixture.state import MixtureState
 from fewshot.discovery.space import principal_space, project, whiten_within

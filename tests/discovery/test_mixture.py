@@ -13,7 +13,7 @@ from sklearn.mixture import GaussianMixture
 
 from fewshot.discovery.mixture.cholesky import cholesky_with_jitter
 from fewshot.discovery.mixture.fit import fit_mixture
-from fewshot.discovery.mixture.scaling import FORMS
+from fewshot.discovery.mixture.forms import FORMS
 from fewshot.discovery.mixture.start import state_from_means, state_from_partition, state_from_responsibilities
 from fewshot.discovery.mixture.state import MixtureState, assign, log_densities, log_responsibilities
 from fewshot.discovery.niw import NIWPrior
@@ -473,7 +473,9 @@ def test_float32_far_from_the_origin_keeps_its_digits(form):
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 2**16), n=st.integers(5, 30), n_features=st.integers(1, 9), form=st.sampled_from(FORMS))
+@given(
+    seed=st.integers(0, 2**16), n=st.integers(5, 30), n_features=st.integers(1, 9), form=st.sampled_from(list(FORMS))
+)
 def test_covariances_have_cholesky_factors_and_counts_sum(seed, n, n_features, form):
     features, labels, partition = make_pool(seed, n=n, n_features=n_features)
     prior = make_prior(features)

@@ -1,9 +1,9 @@
 """Semi-supervised Gaussian mixtures by EM, under five forms of covariance.
 
 `state` holds a mixture and its densities, `start` the first state, `em_steps` the E-step and the M-step over all rows,
-`fit` the loop. Below them `densities`, `updates` and `log_prior` are the equations of the forms of covariance,
-`chunked_sums` the sufficient statistics in chunks and over processes, `scaling` the coordinates of the arithmetic.
-The estimator is `fewshot.SemiSupervisedGaussianMixture`.
+`fit` the loop. A covariance form is a class in `forms`; `densities` and `updates` are the equations that all forms have
+in common, `log_prior` the density of the parameters, `chunked_sums` the sufficient statistics in chunks and over
+processes, `scaling` the standardized coordinates. The estimator is `fewshot.SemiSupervisedGaussianMixture`.
 """
 
 from fewshot.discovery.mixture.em_steps import e_step, m_step

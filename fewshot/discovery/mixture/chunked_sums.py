@@ -10,27 +10,57 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from fewshot.discovery.mixture.scaling import Frame, rounded_frame, working_dtype
+from fewshot.discovery.mixture.scaling import Standardization, standardization, working_dtype
 from fewshot.distributed import all_sum
 
-__all__ = ["HardShares", "Shares", "SoftShares", "chunks", "data_frame", "exp_and_log_sum", "total_scatter"]
+__all__ = [
+    "HardResponsibilities",
+    "Pool",
+    "Responsibilities",
+    "SoftResponsibilities",
+    "chunks",
+    "data_standardization",
+    "exp_and_log_sum",
+    "scaled_chunks",
+    "total_scatter",
+]
 
 # Numbers held per row times rows of a chunk: small enough to stay in a cache, large enough for a matrix product.
 _CHUNK = 2**20
-# A smaller share of a row is none.
+# A smaller responsibility counts as zero.
 NEGLIGIBLE = 1e-20
-# What is further below a row's largest term, in nats, counts as this far: a processor takes many times as long over
-# float32 numbers that are too small for their usual form.
+# Log terms are clamped this far (nats) below the row maximum: subnormal float32 arithmetic is slow.
 _DEPTH = 80.0
 
 
-class Shares(Protocol):
-    """How the rows of a chunk are shared out among components, weights of rows included."""
+class Pool(NamedTuple):
+    """The rows that a mixture is fitted to.
+
+    Attributes
+    ----------
+    features : Tensor (n, d)
+        Any floating dtype; may be memory-mapped.
+    labels : Tensor (n,), int64
+        The component of a labelled row, -1 of an unlabelled one.
+    weights : Tensor (n,) or None
+        How often each row counts, not negative.
+    chunk_size : int or None
+        Rows at a time.
+    """
+
+    features: Tensor
+    labels: Tensor
+    weights: Tensor | None = None
+    chunk_size: int | None = None
+
+
+class Responsibilities(Protocol):
+    """Responsibilities r_ik of the components for the rows of a chunk, times the weights of the rows."""
 
     def sum(self, values: Tensor) -> Tensor:
         """Return Σ_i r_ik v_i, float64 (k, m), of values (b, m)."""
@@ -39,15 +69,15 @@ class Shares(Protocol):
         """Return Σ_i r_ik, float64 (k,)."""
 
     def of(self, component: int) -> tuple[Tensor, Tensor]:
-        """Return the rows that have a share in a component, and their shares."""
+        """Return the rows of positive responsibility for a component, and these responsibilities."""
 
     def dense(self) -> Tensor:
         """Return r (b, k)."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class SoftShares:
-    """Responsibilities (b, k)."""
+class SoftResponsibilities:
+    """A matrix of responsibilities (b, k)."""
 
     responsibilities: Tensor
 
@@ -60,18 +90,18 @@ class SoftShares:
         return self.responsibilities.sum(0).double()
 
     def of(self, component: int) -> tuple[Tensor, Tensor]:
-        """Leave out the rows without a share."""
+        """Leave out the rows of zero responsibility."""
         column = self.responsibilities[:, component]
         index = column.nonzero()[:, 0]
         return index, column[index]
 
     def dense(self) -> Tensor:
-        """Return them."""
+        """Return the matrix."""
         return self.responsibilities
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class HardShares:
+class HardResponsibilities:
     """One component (b,) for each row, with weights (b,) of the rows' dtype; -1 for a row that does not count."""
 
     components: Tensor
@@ -108,9 +138,9 @@ def exp_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
     (tensor([[0.5000, 0.5000], [1.0000, 0.0000]]), tensor([0.6931, 5.0000]))
     """
     top = logits.amax(-1, keepdim=True)
-    shares = logits.sub_(top).clamp_(min=-_DEPTH).exp_()
-    sums = shares.sum(-1, keepdim=True)
-    return torch.threshold_(shares.div_(sums), NEGLIGIBLE, 0.0), (top + sums.log())[:, 0]
+    terms = logits.sub_(top).clamp_(min=-_DEPTH).exp_()
+    sums = terms.sum(-1, keepdim=True)
+    return torch.threshold_(terms.div_(sums), NEGLIGIBLE, 0.0), (top + sums.log())[:, 0]
 
 
 def chunks(n_items: int, numbers_per_row: int, chunk_size: int | None = None) -> Iterator[slice]:
@@ -129,8 +159,16 @@ def chunks(n_items: int, numbers_per_row: int, chunk_size: int | None = None) ->
     return (slice(start, min(start + size, n_items)) for start in range(0, max(1, n_items), size))
 
 
-def data_frame(features: Tensor, weights: Tensor | None = None, *, chunk_size: int | None = None) -> Frame:
-    """Put the frame at the mean of all rows, with their standard deviation as unit.
+def scaled_chunks(pool: Pool, scaling: Standardization, numbers_per_row: int) -> Iterator[tuple[Tensor, slice]]:
+    """Yield the standardized rows of a pool a chunk at a time, and the slice of each chunk."""
+    for part in chunks(len(pool.features), numbers_per_row, pool.chunk_size):
+        yield scaling.rows(pool.features[part]), part
+
+
+def data_standardization(
+    features: Tensor, weights: Tensor | None = None, *, chunk_size: int | None = None
+) -> Standardization:
+    """Standardize by the mean of all rows and their standard deviation.
 
     Parameters
     ----------
@@ -140,8 +178,8 @@ def data_frame(features: Tensor, weights: Tensor | None = None, *, chunk_size: i
 
     Examples
     --------
-    >>> data_frame(torch.tensor([[1.0], [3.0]]))
-    Frame(shift=tensor([2.], dtype=torch.float64), unit=tensor(1., dtype=torch.float64))
+    >>> data_standardization(torch.tensor([[1.0], [3.0]]))
+    Standardization(shift=tensor([2.], dtype=torch.float64), unit=tensor(1., dtype=torch.float64))
     """
     n, n_features = features.shape
     sums = features.new_zeros(n_features, dtype=torch.float64)
@@ -154,7 +192,7 @@ def data_frame(features: Tensor, weights: Tensor | None = None, *, chunk_size: i
     mean = sums / total.clamp(min=torch.finfo(torch.float64).tiny)
     for part in chunks(n, n_features, chunk_size):
         squares += row_weights(features, weights, part) @ (features[part].double() - mean).square().mean(-1)
-    return rounded_frame(mean, all_sum(squares)[0] / total, working_dtype(features))
+    return standardization(mean, all_sum(squares)[0] / total, working_dtype(features))
 
 
 def row_weights(features: Tensor, weights: Tensor | None, part: slice) -> Tensor:
@@ -165,13 +203,13 @@ def row_weights(features: Tensor, weights: Tensor | None, part: slice) -> Tensor
 
 
 def total_scatter(
-    features: Tensor, frame: Frame, weights: Tensor | None = None, *, chunk_size: int | None = None
+    features: Tensor, scaling: Standardization, weights: Tensor | None = None, *, chunk_size: int | None = None
 ) -> Tensor:
-    """Return Σ_i w_i x_i x_iᵀ of rows in a frame, float64 (d, d)."""
+    """Return Σ_i w_i x_i x_iᵀ of standardized rows, float64 (d, d)."""
     n_features = features.shape[1]
     scatter = features.new_zeros((n_features, n_features), dtype=torch.float64)
     for part in chunks(len(features), n_features, chunk_size):
-        rows = frame.rows(features[part])
+        rows = scaling.rows(features[part])
         weighted = rows if weights is None else rows * weights[part].to(rows)[:, None]
         scatter += weighted.mT @ rows
     return all_sum(scatter)[0]

@@ -2,49 +2,33 @@ r"""One E-step and one M-step of a mixture of Gaussians over all rows, in chunks
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fewshot.discovery.mixture.chunked_sums import HardShares, Shares, SoftShares, chunks, exp_and_log_sum
-from fewshot.discovery.mixture.densities import Densities, densities
+from fewshot.discovery.mixture.chunked_sums import (
+    HardResponsibilities,
+    Pool,
+    Responsibilities,
+    SoftResponsibilities,
+    exp_and_log_sum,
+    scaled_chunks,
+)
+from fewshot.discovery.mixture.densities import densities
+from fewshot.discovery.mixture.forms import FORMS, Densities, Moments
 from fewshot.discovery.mixture.log_prior import log_dirichlet, log_niw
-from fewshot.discovery.mixture.scaling import Frame, framed_covariances, working_dtype
-from fewshot.discovery.mixture.state import MixtureState, numbers_per_row
-from fewshot.discovery.mixture.updates import Moments, flat_prior, framed_prior, second_moments, updated_components
+from fewshot.discovery.mixture.scaling import Standardization, working_dtype
+from fewshot.discovery.mixture.state import MixtureState
+from fewshot.discovery.mixture.updates import flat_prior, standardized_prior, updated_components
 from fewshot.discovery.niw import NIWPrior
 from fewshot.distributed import all_sum
 
-__all__ = ["Pass", "Penalty", "Pool", "e_step", "full_pass", "gather", "log_penalty", "m_step"]
-
-Respond = Callable[[Tensor, slice], tuple[Shares, Tensor]]
-
-
-class Pool(NamedTuple):
-    """The rows that a mixture is fitted to.
-
-    Attributes
-    ----------
-    features : Tensor (n, d)
-        Any floating dtype; may be memory-mapped.
-    labels : Tensor (n,), int64
-        The component of a labelled row, -1 of an unlabelled one.
-    weights : Tensor (n,) or None
-        How often each row counts, not negative.
-    chunk_size : int or None
-        Rows at a time.
-    """
-
-    features: Tensor
-    labels: Tensor
-    weights: Tensor | None = None
-    chunk_size: int | None = None
+__all__ = ["Pass", "Penalty", "chunk_moments", "e_step", "full_pass", "log_penalty", "m_step", "no_moments"]
 
 
 class Penalty(NamedTuple):
-    """What keeps an M-step from degenerate components.
+    """The prior of the parameters, or the floor in its place: keeps an M-step from degenerate components.
 
     Attributes
     ----------
@@ -62,143 +46,121 @@ class Penalty(NamedTuple):
 
 def e_step(
     ready: Densities, rows: Tensor, labels: Tensor, weights: Tensor | None, *, is_hard: bool
-) -> tuple[Shares, Tensor]:
-    """Share the rows of a chunk out among components.
+) -> tuple[Responsibilities, Tensor]:
+    """Compute the responsibilities of the components for the rows of a chunk.
 
     Parameters
     ----------
     ready : Densities
     rows : Tensor (b, d)
-        In its frame.
+        Standardized by ``ready.scaling``.
     labels : Tensor (b,), int64
     weights : Tensor (b,) or None
     is_hard : bool
 
     Returns
     -------
-    shares : Shares
-        The responsibilities times the weights of the rows.
+    responsibilities : Responsibilities
+        Times the weights of the rows.
     scores : Tensor (b,)
         log Σ_k π_k N(x|θ_k), or max_k, or for a labelled row its own term, less ``ready.constant``.
     """
     logits = ready.relative(rows)
+    weights = None if weights is None else weights.to(rows)
     bound = (labels >= 0).nonzero()[:, 0]
     own = logits[bound, labels[bound]]
+    responsibilities: Responsibilities
     if is_hard:
         scores, components = logits.max(-1)
         components[bound] = labels[bound]
         ones = rows.new_ones(len(rows)) if weights is None else weights
-        shares: Shares = HardShares(components, ones, len(ready.peaks))
+        responsibilities = HardResponsibilities(components, ones, len(ready.peaks))
     else:
-        responsibilities, scores = exp_and_log_sum(logits)
-        responsibilities[bound] = 0
-        responsibilities[bound, labels[bound]] = 1
-        shares = SoftShares(responsibilities if weights is None else responsibilities.mul_(weights[:, None]))
+        r, scores = exp_and_log_sum(logits)
+        r[bound] = 0
+        r[bound, labels[bound]] = 1
+        responsibilities = SoftResponsibilities(r if weights is None else r.mul_(weights[:, None]))
     scores[bound] = own
-    return shares, scores
+    return responsibilities, scores
 
 
-def gather(
-    pool: Pool, form: str, points: Tensor, frame: Frame, respond: Respond, width: int, ready: Densities | None = None
-) -> tuple[Moments, Tensor]:
-    """Add up what the M-step needs, over all chunks and processes.
+def chunk_moments(
+    form: str, responsibilities: Responsibilities, rows: Tensor, points: Tensor, ready: Densities | None = None
+) -> Moments:
+    """Return the moments of a chunk of standardized rows (b, d), about the last means ``points`` (k, d)."""
+    second = FORMS[form].second_moment(responsibilities, rows, points, ready)
+    return Moments(responsibilities.counts(), responsibilities.sum(rows), second)
 
-    Parameters
-    ----------
-    pool : Pool
-    form : str
-    points : Tensor (k, d)
-        The last means, in the frame.
-    frame : Frame
-    respond : callable
-        From a chunk's rows in the frame, and its slice, to their `Shares` and scores (b,).
-    width : int
-        Numbers held per row.
-    ready : Densities, optional
-        For the low-rank form.
 
-    Returns
-    -------
-    moments : Moments
-    score : Tensor (), float64
-        Σ_i w_i score_i.
-    """
-    k, n_features = points.shape
-    counts, sums, score = points.new_zeros(k), points.new_zeros((k, n_features)), points.new_zeros(())
-    second = points.new_zeros(())
-    for part in chunks(len(pool.features), width, pool.chunk_size):
-        rows = frame.rows(pool.features[part])
-        shares, scores = respond(rows, part)
-        counts += shares.counts()
-        sums += shares.sum(rows)
-        second = second + second_moments(form, shares, rows, points, ready)
-        score = score + (scores.double() if pool.weights is None else scores.double() * pool.weights[part]).sum()
-    counts, sums, second, score = all_sum(counts, sums, second, score)
-    return Moments(counts, sums, second), score
+def no_moments(points: Tensor) -> Moments:
+    """Return the moments of no rows."""
+    return Moments(points.new_zeros(len(points)), torch.zeros_like(points), points.new_zeros(()))
 
 
 class Pass(NamedTuple):
-    """What one pass over the rows found under a state."""
+    """The densities of a state, the moments of its responsibilities, and J."""
 
     ready: Densities
     moments: Moments
     objective: Tensor
 
 
-def full_pass(pool: Pool, state: MixtureState, form: str, frame: Frame, penalty: Penalty, *, is_hard: bool) -> Pass:
-    """Make the E-step of all rows, and keep its sums and J."""
-    dtype = working_dtype(pool.features)
-    ready = densities(form, *state, dtype=dtype, frame=frame)
-
-    def respond(rows: Tensor, part: slice) -> tuple[Shares, Tensor]:
-        weights = None if pool.weights is None else pool.weights[part].to(dtype)
-        return e_step(ready, rows, pool.labels[part], weights, is_hard=is_hard)
-
-    points = frame.points(state.means)
-    moments, score = gather(pool, form, points, frame, respond, numbers_per_row(form, state), ready)
-    value = score + moments.counts.sum() * ready.constant + log_penalty(form, state, penalty)
-    return Pass(ready, moments, value)
+def full_pass(
+    pool: Pool, state: MixtureState, form: str, scaling: Standardization, penalty: Penalty, *, is_hard: bool
+) -> Pass:
+    """Make the E-step of all rows; return the moments for the M-step, and J."""
+    ready = densities(form, *state, dtype=working_dtype(pool.features), scaling=scaling)
+    points = scaling.points(state.means)
+    moments, score = no_moments(points), points.new_zeros(())
+    for rows, part in scaled_chunks(pool, scaling, FORMS[form].numbers_per_row(state.means, state.covariances)):
+        weights = None if pool.weights is None else pool.weights[part]
+        responsibilities, scores = e_step(ready, rows, pool.labels[part], weights, is_hard=is_hard)
+        moments = moments.plus(chunk_moments(form, responsibilities, rows, points, ready))
+        score = score + (scores.double() if weights is None else scores.double() * weights).sum()
+    *sums, score = all_sum(*moments, score)
+    value = score + sums[0].sum() * ready.constant + log_penalty(form, state, penalty)
+    return Pass(ready, Moments(*sums), value)
 
 
 def log_penalty(form: str, state: MixtureState, penalty: Penalty) -> Tensor:
-    """Return log NIW(θ) + log Dir(π), the part of J that the rows do not decide; 0 without a prior and at a = 1."""
-    found = state.log_weights.new_zeros(())
+    """Return log NIW(θ) + log Dir(π), the part of J without rows; 0 without a prior and at a = 1."""
+    value = state.log_weights.new_zeros(())
     if penalty.prior is not None:
-        found = found + log_niw(form, state.means, state.covariances, penalty.prior)
-    return found if penalty.concentration == 1 else found + log_dirichlet(state.log_weights, penalty.concentration)
+        value = value + log_niw(form, state.means, state.covariances, penalty.prior)
+    return value if penalty.concentration == 1 else value + log_dirichlet(state.log_weights, penalty.concentration)
 
 
 def m_step(
     form: str,
     moments: Moments,
     state: MixtureState,
-    frame: Frame,
+    scaling: Standardization,
     penalty: Penalty,
     ready: Densities | None = None,
 ) -> MixtureState:
-    """Return the state that maximises J for the responsibilities behind the moments.
+    """Return the state that maximises J for the responsibilities that gave the moments.
 
     Parameters
     ----------
     form : str
     moments : Moments
-        In the frame.
+        Standardized by ``scaling``.
     state : MixtureState
         The last one: a component without rows or prior keeps its mean and covariance.
-    frame : Frame
+    scaling : Standardization
     penalty : Penalty
     ready : Densities, optional
         Those of the E-step, for the low-rank form.
     """
-    points, spread = frame.points(state.means), framed_covariances(form, state.covariances, frame.unit)
+    points, spread = scaling.points(state.means), FORMS[form].scaled(state.covariances, scaling.unit)
     has_prior = penalty.prior is not None
-    prior = flat_prior(points) if penalty.prior is None else framed_prior(penalty.prior, frame)
-    floor = 0.0 if has_prior else penalty.covariance_floor / frame.unit.square()
+    prior = flat_prior(points) if penalty.prior is None else standardized_prior(penalty.prior, scaling)
+    floor = 0.0 if has_prior else penalty.covariance_floor / scaling.unit.square()
     points, spread = updated_components(form, moments, points, spread, prior, covariance_floor=floor, ready=ready)
     return MixtureState(
         _log_weights(moments.counts, penalty.concentration),
-        frame.shift + frame.unit * points,
-        framed_covariances(form, spread, frame.unit.reciprocal()),
+        scaling.shift + scaling.unit * points,
+        FORMS[form].scaled(spread, scaling.unit.reciprocal()),
     )
 
 

@@ -1,4 +1,4 @@
-r"""Semi-supervised EM for a mixture of Gaussians: some rows are bound to a component, the others find theirs.
+r"""Semi-supervised EM for a mixture of Gaussians: labelled rows belong to the component of their class.
 
 Component k below the number of labelled classes is bound to labelled class k; x_i of class y_i, or unlabelled.
 
@@ -24,16 +24,16 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice, check_non_negative
-from fewshot.discovery.mixture.chunked_sums import data_frame, total_scatter
-from fewshot.discovery.mixture.em_steps import Pass, Penalty, Pool, full_pass, m_step
-from fewshot.discovery.mixture.scaling import FORMS
+from fewshot.discovery.mixture.chunked_sums import Pool, data_standardization, total_scatter
+from fewshot.discovery.mixture.em_steps import Pass, Penalty, full_pass, m_step
+from fewshot.discovery.mixture.forms import FORMS
 from fewshot.discovery.mixture.state import MixtureState, assign
 from fewshot.discovery.niw import NIWPrior
 from fewshot.distributed import all_sum
 
 __all__ = ["MixtureResult", "fit_mixture"]
 
-# A component is empty when this share of all rows is its own, or less.
+# A component with this share of all rows or less is empty.
 _EMPTY = 1e-9
 
 
@@ -88,7 +88,7 @@ def fit_mixture(
     labels : Tensor (n,), int64
         The component of a labelled row; -1 for an unlabelled one.
     start : MixtureState
-        What the first E-step starts from, see `fewshot.discovery.mixture.start`. Its size is the number of components.
+        The state of the first E-step, see `fewshot.discovery.mixture.start`. Its size is the number of components.
     form : {"spherical", "diagonal", "tied", "full", "low-rank"}
         Form of the covariances.
     prior : NIWPrior, optional
@@ -142,12 +142,12 @@ def fit_mixture(
     penalty = Penalty(prior, weight_concentration, covariance_floor)
     pool = Pool(features, labels, sample_weight, chunk_size)
     _check(pool, start, form, penalty)
-    frame = data_frame(features, sample_weight, chunk_size=chunk_size)
-    scatter = total_scatter(features, frame, sample_weight, chunk_size=chunk_size) if form == "tied" else None
+    scaling = data_standardization(features, sample_weight, chunk_size=chunk_size)
+    scatter = total_scatter(features, scaling, sample_weight, chunk_size=chunk_size) if FORMS[form].is_shared else None
     n_bound = _n_bound(labels, len(start.means))
     state, trace, is_converged = _double(start), _Trace([], []), False
     for step in range(n_steps + 1):
-        found = full_pass(pool, state, form, frame, penalty, is_hard=is_hard)
+        found = full_pass(pool, state, form, scaling, penalty, is_hard=is_hard)
         trace.add(found, progress)
         is_converged = trace.is_still(tolerance * float(found.moments.counts.sum()))
         if is_converged or step == n_steps:
@@ -157,7 +157,7 @@ def fit_mixture(
             state = state.at(form, keep)
         else:
             moments = found.moments if scatter is None else found.moments._replace(second=scatter)
-            state = m_step(form, moments, state, frame, penalty, found.ready)
+            state = m_step(form, moments, state, scaling, penalty, found.ready)
     components = assign(features, state, form=form, chunk_size=chunk_size).components
     return MixtureResult(state, torch.where(labels >= 0, labels, components), *trace.tensors(state), is_converged)
 

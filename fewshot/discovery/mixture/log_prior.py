@@ -1,4 +1,4 @@
-r"""The log density of a mixture's parameters under its prior: what a MAP objective adds to the likelihood.
+r"""The log density of a mixture's parameters under its prior: the second term of a MAP objective.
 
 ``Σ_k log NIW(μ_k, Σ_k | m, κ, ν, Ψ) + log Dir(π | a)``
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot.discovery.mixture.densities import densities
+from fewshot.discovery.mixture.forms import FORMS
 from fewshot.discovery.niw import NIWPrior
 
 __all__ = ["log_dirichlet", "log_niw"]
@@ -24,14 +25,14 @@ def log_niw(form: str, means: Tensor, covariances: Tensor, prior: NIWPrior) -> T
     Notes
     -----
     tr(Ψ Σ_k⁻¹) is taken from the squared distances of the 2D points m ± l_j, with l_j the columns of Ψ's Cholesky
-    factor, so that it needs nothing from a form but its densities.
+    factor, so that every form needs its densities alone.
     """
     mean, strength, dof, scale = (field.double() for field in prior)
     n_features = means.shape[1]
     log_determinants, distances, traces = _measures(form, means, covariances, mean, scale)
     of_means = _log_normal(log_determinants - n_features * strength.log(), strength * distances, n_features)
     of_spreads = -0.5 * (dof + n_features + 1) * log_determinants - 0.5 * traces - _log_partition(dof, scale)
-    return of_means.sum() + (of_spreads[0] if form == "tied" else of_spreads.sum())
+    return of_means.sum() + (of_spreads[0] if FORMS[form].is_shared else of_spreads.sum())
 
 
 def _measures(
@@ -42,7 +43,7 @@ def _measures(
     ready = densities(form, means.new_zeros(len(means)), means, covariances, dtype=torch.float64)
     columns: Tensor = torch.linalg.cholesky(scale).mT
     points = torch.cat([mean[None], mean + columns, mean - columns])
-    distances = 2 * (ready.peaks - ready.relative(ready.frame.rows(points)))
+    distances = 2 * (ready.peaks - ready.relative(ready.scaling.rows(points)))
     log_determinants = -2 * (ready.peaks + ready.constant) - n_features * math.log(2 * math.pi)
     return log_determinants, distances[0], 0.5 * distances[1:].sum(0) - n_features * distances[0]
 

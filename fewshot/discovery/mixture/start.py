@@ -1,18 +1,29 @@
-"""Where EM starts: a state from a partition of the rows, from responsibilities, or from means."""
+"""The start of EM: a state from a partition of the rows, from responsibilities, or from means."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
-from fewshot.discovery.mixture.chunked_sums import HardShares, Shares, SoftShares, data_frame, total_scatter
-from fewshot.discovery.mixture.em_steps import Penalty, Pool, gather, m_step
-from fewshot.discovery.mixture.scaling import FORMS, Frame
+from fewshot.discovery.mixture.chunked_sums import (
+    HardResponsibilities,
+    Pool,
+    Responsibilities,
+    SoftResponsibilities,
+    data_standardization,
+    scaled_chunks,
+    total_scatter,
+)
+from fewshot.discovery.mixture.em_steps import Penalty, chunk_moments, m_step, no_moments
+from fewshot.discovery.mixture.forms import FORMS
+from fewshot.discovery.mixture.forms.base import Moments
+from fewshot.discovery.mixture.scaling import Standardization
 from fewshot.discovery.mixture.state import MixtureState, assign
 from fewshot.discovery.niw import NIWPrior
+from fewshot.distributed import all_sum
 
 __all__ = ["state_from_means", "state_from_partition", "state_from_responsibilities"]
 
@@ -55,14 +66,15 @@ def state_from_partition(
     >>> state_from_partition(features, partition, 2, form="spherical", covariance_floor=0.0).covariances
     tensor([1.0000, 4.0000], dtype=torch.float64)
     """
-
-    def respond(rows: Tensor, part: slice) -> Shares:
-        weights = rows.new_ones(len(rows)) if sample_weight is None else sample_weight[part].to(rows)
-        return HardShares(partition[part], weights, n_components)
-
     counted = (partition >= 0).double() if sample_weight is None else (partition >= 0) * sample_weight
+    scaling = data_standardization(features, counted, chunk_size=chunk_size)
     pool = Pool(features, partition, counted, chunk_size)
-    return _started(pool, respond, n_components, form, rank, Penalty(prior, weight_concentration, covariance_floor))
+    parts = (
+        (rows, HardResponsibilities(partition[part], _weights(rows, sample_weight, part), n_components))
+        for rows, part in scaled_chunks(pool, scaling, max(features.shape[1], n_components))
+    )
+    penalty = Penalty(prior, weight_concentration, covariance_floor)
+    return _started(pool, scaling, parts, n_components, form, rank, penalty)
 
 
 @torch.no_grad()
@@ -79,14 +91,15 @@ def state_from_responsibilities(
     chunk_size: int | None = None,
 ) -> MixtureState:
     """Make one M-step from responsibilities (n, k), rows that sum to 1; see `state_from_partition`."""
-
-    def respond(rows: Tensor, part: slice) -> Shares:
-        shares = responsibilities[part].to(rows)
-        return SoftShares(shares if sample_weight is None else shares * sample_weight[part].to(rows)[:, None])
-
+    n_components = responsibilities.shape[1]
+    scaling = data_standardization(features, sample_weight, chunk_size=chunk_size)
     pool = Pool(features, torch.empty(0), sample_weight, chunk_size)
+    parts = (
+        (rows, SoftResponsibilities(responsibilities[part].to(rows) * _weights(rows, sample_weight, part)[:, None]))
+        for rows, part in scaled_chunks(pool, scaling, max(features.shape[1], n_components))
+    )
     penalty = Penalty(prior, weight_concentration, covariance_floor)
-    return _started(pool, respond, responsibilities.shape[1], form, rank, penalty)
+    return _started(pool, scaling, parts, n_components, form, rank, penalty)
 
 
 def state_from_means(
@@ -102,7 +115,7 @@ def state_from_means(
     sample_weight: Tensor | None = None,
     chunk_size: int | None = None,
 ) -> MixtureState:
-    """Give each unlabelled row to its nearest mean, then make one M-step; see `state_from_partition`.
+    """Assign each unlabelled row to its nearest mean, then make one M-step; see `state_from_partition`.
 
     Parameters
     ----------
@@ -111,7 +124,7 @@ def state_from_means(
         The component of a labelled row, -1 for an unlabelled one.
     means : Tensor (k, d)
     """
-    variances = data_frame(features, chunk_size=chunk_size).unit.square().expand(len(means))
+    variances = data_standardization(features, chunk_size=chunk_size).unit.square().expand(len(means))
     even = MixtureState(torch.zeros_like(variances), means.double(), variances)
     nearest = assign(features, even, form="spherical", chunk_size=chunk_size).components
     return state_from_partition(
@@ -128,27 +141,39 @@ def state_from_means(
     )
 
 
+def _weights(rows: Tensor, sample_weight: Tensor | None, part: slice) -> Tensor:
+    return rows.new_ones(len(rows)) if sample_weight is None else sample_weight[part].to(rows)
+
+
 def _started(
-    pool: Pool, respond: Callable[[Tensor, slice], Shares], n_components: int, form: str, rank: int, penalty: Penalty
+    pool: Pool,
+    scaling: Standardization,
+    parts: Iterable[tuple[Tensor, Responsibilities]],
+    n_components: int,
+    form: str,
+    rank: int,
+    penalty: Penalty,
 ) -> MixtureState:
+    """Make one M-step from the standardized rows of all chunks and their responsibilities."""
     check_choice("form of covariance", form, FORMS)
-    plain = "tied" if form == "low-rank" else form
-    frame = data_frame(pool.features, pool.weights, chunk_size=pool.chunk_size)
-    base = _whole(plain, frame, n_components)
-    width = max(pool.features.shape[1], n_components)
-    points = frame.points(base.means)
-    moments, _ = gather(pool, plain, points, frame, lambda rows, part: (respond(rows, part), rows[:, 0]), width)
-    if plain == "tied":
-        second = total_scatter(pool.features, frame, pool.weights, chunk_size=pool.chunk_size)
+    closed = "tied" if form == "low-rank" else form
+    base = _whole(closed, scaling, n_components)
+    points = scaling.points(base.means)
+    moments = no_moments(points)
+    for rows, responsibilities in parts:
+        moments = moments.plus(chunk_moments(closed, responsibilities, rows, points))
+    moments = Moments(*all_sum(*moments))
+    if FORMS[closed].is_shared:
+        second = total_scatter(pool.features, scaling, pool.weights, chunk_size=pool.chunk_size)
         moments = moments._replace(second=second)
-    state = m_step(plain, moments, base, frame, penalty)
+    state = m_step(closed, moments, base, scaling, penalty)
     return state if form != "low-rank" else state._replace(covariances=_leading(state.covariances, rank, n_components))
 
 
-def _whole(form: str, frame: Frame, n_components: int) -> MixtureState:
+def _whole(form: str, scaling: Standardization, n_components: int) -> MixtureState:
     """Return components that all lie over the whole of the data."""
-    means = frame.shift.expand(n_components, -1)
-    variances = frame.unit.square().expand(n_components)
+    means = scaling.shift.expand(n_components, -1)
+    variances = scaling.unit.square().expand(n_components)
     shapes = {
         "spherical": variances,
         "diagonal": variances[:, None].expand_as(means),

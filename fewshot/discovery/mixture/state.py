@@ -1,4 +1,4 @@
-"""A mixture of Gaussians, and what it says of rows: densities, responsibilities, the most probable component."""
+"""A mixture of Gaussians: densities, responsibilities and the most probable component of rows."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Tensor
 from fewshot.checks import check_choice
 from fewshot.discovery.mixture.chunked_sums import chunks, exp_and_log_sum
 from fewshot.discovery.mixture.densities import densities
-from fewshot.discovery.mixture.scaling import FORMS, working_dtype
+from fewshot.discovery.mixture.forms import FORMS
+from fewshot.discovery.mixture.scaling import working_dtype
 
-__all__ = ["Assignment", "MixtureState", "assign", "log_densities", "log_responsibilities", "numbers_per_row"]
+__all__ = ["Assignment", "MixtureState", "assign", "log_densities", "log_responsibilities"]
 
 
 class MixtureState(NamedTuple):
@@ -35,9 +36,8 @@ class MixtureState(NamedTuple):
     def at(self, form: str, index: Tensor) -> MixtureState:
         """Return some components, their weights made to sum to 1."""
         log_weights = self.log_weights[index].log_softmax(-1)
-        return MixtureState(
-            log_weights, self.means[index], self.covariances if form == "tied" else self.covariances[index]
-        )
+        covariances = self.covariances if FORMS[form].is_shared else self.covariances[index]
+        return MixtureState(log_weights, self.means[index], covariances)
 
 
 class Assignment(NamedTuple):
@@ -49,7 +49,7 @@ class Assignment(NamedTuple):
     log_responsibilities : Tensor (n,)
         The log-probability of that component given the row.
     log_densities : Tensor (n,)
-        log p(x) under the whole mixture: low for what is like nothing in it.
+        log p(x) under the whole mixture: low for outliers.
     """
 
     components: Tensor
@@ -59,7 +59,7 @@ class Assignment(NamedTuple):
 
 @torch.no_grad()
 def assign(features: Tensor, state: MixtureState, *, form: str, chunk_size: int | None = None) -> Assignment:
-    """Name the most probable component of each row.
+    """Find the most probable component of each row.
 
     Parameters
     ----------
@@ -126,12 +126,6 @@ def _logits(
             f"features must be (n, {state.means.shape[1]}), as the mixture's means; got {tuple(features.shape)}"
         )
     ready = densities(form, *state, dtype=working_dtype(features))
-    for part in chunks(len(features), numbers_per_row(form, state), chunk_size):
-        rows = ready.frame.rows(features[part])
+    for part in chunks(len(features), FORMS[form].numbers_per_row(state.means, state.covariances), chunk_size):
+        rows = ready.scaling.rows(features[part])
         yield part, ready.relative(rows), ready.constant.to(rows)
-
-
-def numbers_per_row(form: str, state: MixtureState) -> int:
-    """Return how many numbers are held for a row at a time."""
-    k, n_features = state.means.shape
-    return max(n_features, k * (state.covariances.shape[-1] if form == "low-rank" else 1))
