@@ -1,64 +1,51 @@
-"""What ``fewshot classify`` prints."""
+"""The result of ``fewshot classify`` on a terminal."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from fewshot.few_shot_classifier.classification import UNKNOWN
+
 from ..shared.output import BOX
+from ..shared.pictures import name_of
 from ..shared.tables import fact_lines
 from ..shared.words import counted, percent
-from .files import REPORT, UNKNOWN
+from .results import REPORT, Report, unknown_words
 
-__all__ = ["classification_report", "unknown_words"]
-
-Row = Mapping[str, Any]
+__all__ = ["classification_report"]
 
 
-def classification_report(document: Row) -> list[RenderableType]:
+def classification_report(report: Report, out: str) -> list[RenderableType]:
     """Return a line for each class, and where to look."""
-    n_queries, n_classes = document["n_queries"], document["n_classes"]
+    n_queries, n_classes = len(report.inputs.query.labels), report.inputs.support.n_classes
     head = f"{counted(n_queries, 'image', 'images')} named, {counted(n_classes, 'class', 'classes')}"
-    return [head, _table(document), *fact_lines(_facts(document))]
+    return [head, _table(report), *fact_lines(_facts(report, out))]
 
 
-def _table(document: Row) -> Table:
+def _table(report: Report) -> Table:
     table = Table(box=BOX)
     table.add_column("class", overflow="fold")
     for name in ("labelled", "named", "mean probability"):
         table.add_column(name, justify="right")
     table.add_column("least sure", overflow="fold")
-    for row in document["classes"]:
-        least = row["least_sure"]
-        words = "" if least is None else f"{least['file']} ({percent(least['probability'])})"
-        counts = (f"{row['n_support']:,}", f"{row['n_queries']:,}")
-        table.add_row(row["name"], *counts, percent(row["mean_probability"]), words)
-    if document["can_be_unknown"]:
-        table.add_row(UNKNOWN, "", f"{document['n_unknown']:,}", "", "")
+    answers, query = report.result.answers, report.inputs.query
+    for row in report.result.classes:
+        least = row.least_sure
+        words = "" if least is None else f"{name_of(query, least)} ({percent(float(answers.probability[least]))})"
+        table.add_row(row.name, f"{row.n_support:,}", f"{row.n_queries:,}", percent(row.mean_probability), words)
+    if report.result.can_be_unknown:
+        table.add_row(UNKNOWN, "", f"{int(answers.is_unknown.sum()):,}", "", "")
     return table
 
 
-def _facts(document: Row) -> Iterator[tuple[str, str]]:
-    yield "method", f"{document['method']}: {document['method_settings']}"
-    yield "unknown", unknown_words(document)
-    if document["skipped"]:
-        yield "skipped", f"{counted(len(document['skipped']), 'image', 'images')}, listed in summary.json"
-    if document["duplicates"]:
-        yield "twice", f"{counted(len(document['duplicates']), 'image', 'images')} to name are labelled ones too"
-    yield "look at", f"{document['out'].rstrip('/')}/{REPORT}"
-
-
-def unknown_words(document: Row) -> str:
-    """Say how what is of no class was told."""
-    share = document["reject"]
-    if not share:
-        return "not asked for: each image has the class that it is most like"
-    if document["can_be_unknown"]:
-        return f"about {100 * share:.3g} % of images of these classes are called so by mistake (--reject {share:g})"
-    least = math.ceil(1000 * document["smallest_reject"] - 1e-3) / 1000
-    other = f"more, or --reject {least:g} or more" if least < 1 else "two or more of a class"
-    return f"cannot be told at --reject {share:g} with so few labelled images: give {other}"
+def _facts(report: Report, out: str) -> Iterator[tuple[str, str]]:
+    yield "method", f"{report.settings.method}: {report.result.method_settings}"
+    yield "unknown", unknown_words(report)
+    if report.inputs.skipped:
+        yield "skipped", f"{counted(len(report.inputs.skipped), 'image', 'images')}, listed in summary.json"
+    if report.inputs.duplicates:
+        yield "twice", f"{counted(len(report.inputs.duplicates), 'image', 'images')} to name are labelled ones too"
+    yield "look at", f"{out.rstrip('/')}/{REPORT}"

@@ -1,23 +1,20 @@
-"""What the report of ``fewshot classify`` shows: which images of each class, in which order, and their pictures."""
+"""The images that the report of ``fewshot classify`` shows of each class, in order, and their pictures."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
-
-from fewshot.features import FeatureSet
+from torch import Tensor
 
 from ..shared import output
-from ..shared.pictures import Picture, thumbnails
-from ..shared.words import counted
-from .files import Answers
-from .inputs import Inputs, name_of
+from ..shared.pictures import Picture, Pictures, read_pictures
+from .results import Report
 
-__all__ = ["Shown", "View", "gather_view"]
+__all__ = ["SIDE", "Shown", "View", "gather_view"]
 
-_SIDE = 96
+SIDE = 96
 _MAX_PICTURES = 2400
 _MAX_LISTED = 5000
 _MAX_SUPPORT = 10
@@ -32,70 +29,55 @@ class Shown(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a report holds besides the summary.
+    """The rows that a page shows, and their pictures.
 
     Attributes
     ----------
     classes : list of Shown
         One a class, in the order of the answers' names.
     unknown : Shown
-        Queries of no class, the strangest first.
+        Queries of no class, the farthest first.
     pictures : dict, or None
         By side: pictures by row, where the rows have some.
-    inputs : Inputs
-    answers : Answers
-    notes : list of str
-        What the user should know of the pictures.
+    warnings : list of str
     """
 
     classes: list[Shown]
     unknown: Shown
     pictures: Mapping[str, Mapping[int, Picture] | None]
-    inputs: Inputs
-    answers: Answers
-    notes: list[str]
+    warnings: list[str]
 
 
-def gather_view(inputs: Inputs, answers: Answers, progress: output.Progress) -> View:
+def gather_view(report: Report, progress: output.Progress) -> View:
     """Choose rows, and read their pictures."""
-    n_groups = len(answers.class_names) + 1
-    pools = {"support": inputs.support, "query": inputs.query}
-    n_each = (_MAX_PICTURES if inputs.query.ids is not None else _MAX_LISTED) // n_groups
+    answers = report.result.answers
+    n_each = (_MAX_PICTURES if report.inputs.query.ids is not None else _MAX_LISTED) // (len(answers.class_names) + 1)
+    classes = list(_class_rows(report, n_each))
+    farthest = torch.argsort(answers.p_value, stable=True)
+    unknown = _shown(torch.empty(0), farthest[answers.is_unknown[farthest]], 0, n_each)
+    found = {
+        "support": _pictures(report, "support", [row for shown in classes for row in shown.support], progress),
+        "query": _pictures(report, "query", [row for shown in (*classes, unknown) for row in shown.queries], progress),
+    }
+    warnings = list(dict.fromkeys(text for pictures in found.values() for text in pictures.warnings))
+    return View(classes, unknown, {side: pictures.by_row for side, pictures in found.items()}, warnings)
+
+
+def _class_rows(report: Report, n_each: int) -> Iterator[Shown]:
+    answers = report.result.answers
     n_labelled = max(1, min(_MAX_SUPPORT, n_each // 2))
     order = torch.argsort(answers.probability, stable=True)
     by_class = torch.where(answers.is_unknown, -1, answers.best)[order]
-    position = {name: label for label, name in enumerate(inputs.support.class_names)}
-    classes = [
-        _shown(inputs.support.labels == position[name], order[by_class == label], n_labelled, n_each)
-        for label, name in enumerate(answers.class_names)
-    ]
-    strangest = torch.argsort(answers.p_value, stable=True)
-    unknown = _shown(inputs.support.labels < 0, strangest[answers.is_unknown[strangest]], 0, n_each)
-    rows = {
-        "support": [row for shown in classes for row in shown.support],
-        "query": [row for shown in (*classes, unknown) for row in shown.queries],
-    }
-    found = {side: _pictures(pools[side], rows[side], side, progress) for side in pools}
-    notes = list(dict.fromkeys(note for _, texts in found.values() for note in texts))
-    return View(classes, unknown, {side: pictures for side, (pictures, _) in found.items()}, inputs, answers, notes)
+    for label in range(len(answers.class_names)):
+        yield _shown(report.inputs.support.labels == label, order[by_class == label], n_labelled, n_each)
 
 
-def _shown(is_support: torch.Tensor, queries: torch.Tensor, n_labelled: int, n_each: int) -> Shown:
+def _shown(is_support: Tensor, queries: Tensor, n_labelled: int, n_each: int) -> Shown:
     support = torch.nonzero(is_support)[:n_labelled, 0].tolist()
     return Shown(support, queries[:n_each].tolist(), max(0, len(queries) - n_each))
 
 
-def _pictures(
-    pool: FeatureSet, rows: Sequence[int], side: str, progress: output.Progress
-) -> tuple[Mapping[int, Picture] | None, list[str]]:
-    """Return the pictures that the features know of, and what is to be said of those that are missing."""
+def _pictures(report: Report, side: str, rows: list[int], progress: output.Progress) -> Pictures:
     progress.start(f"pictures of {side}", len(rows))
-    try:
-        found = thumbnails(pool, rows, side=_SIDE, progress=lambda n_done: progress.update(n_done, ""))
-    except ImportError:
-        return None, ['the report has no pictures without pillow: pip install "fewshot[images]"']
-    missing = [row for row, picture in (found or {}).items() if picture is None]
-    if not missing:
-        return found, []
-    said = f"{counted(len(missing), 'picture', 'pictures')} of the report could not be read, such as "
-    return found, [f"{said}{name_of(pool, missing[0])}: were images moved?"]
+    pool = report.inputs.support if side == "support" else report.inputs.query
+    return read_pictures(pool, rows, side=SIDE, progress=progress)

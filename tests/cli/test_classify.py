@@ -13,11 +13,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fewshot.cli.classify.files import UNKNOWN
 
 from fewshot import FewShotClassifier
 from fewshot.features import FeatureSet, Preprocess, extract, extractor, load_features
 from fewshot.features.extraction.to_store import ExtractSettings, extract_store
+from fewshot.features.support_query import SupportQuerySources, read_support_query
+from fewshot.few_shot_classifier import UNKNOWN, ClassifySettings, classify
 from tests.kits.cli import document, fails, fewshot, succeeds
 
 pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
@@ -57,7 +58,7 @@ def _copy(source, target):
 @pytest.fixture
 def images(digits, tmp_path, monkeypatch):
     """Return a copy of the folders, the working directory, with an extractor that is there at once."""
-    monkeypatch.setattr("fewshot.cli.classify.inputs.extractor", lambda name, **settings: pixels(**settings))
+    monkeypatch.setattr("fewshot.cli.classify.command.extractor", lambda name, **settings: pixels(**settings))
     shutil.copytree(digits, tmp_path / "d")
     monkeypatch.chdir(tmp_path / "d")
     return Path()
@@ -125,6 +126,35 @@ def test_the_answers_are_those_of_the_classifier(images):
     assert told["is_transductive"]
 
 
+def test_python_and_the_command_give_the_same_with_the_same_defaults(images, tmp_path):
+    told, rows = document(*WORDS), table()
+    sources = SupportQuerySources(support="labelled", query="unsorted")
+    inputs = read_support_query(sources, pixels, tmp_path)
+    result = classify(inputs.support, inputs.query)
+    names, answers = result.answers.class_names, result.answers
+    assert [row["best_class"] for row in rows] == [names[label] for label in answers.best.tolist()]
+    assert [row["probability"] for row in rows] == [f"{value:.6g}" for value in answers.probability.tolist()]
+    assert [row["p_value"] for row in rows] == [f"{value:.6g}" for value in answers.p_value.tolist()]
+    assert [row["mean_probability"] for row in told["classes"]] == [row.mean_probability for row in result.classes]
+    settings = ClassifySettings()
+    assert (told["method"], told["reject"]) == (settings.method, settings.reject)
+    assert told["smallest_reject"] == result.smallest_reject
+
+
+def test_queries_are_measured_once(images, tmp_path, monkeypatch):
+    calls = []
+    own = FewShotClassifier.known_p_values
+    monkeypatch.setattr(FewShotClassifier, "known_p_values", lambda self, X: calls.append(len(X)) or own(self, X))
+    monkeypatch.setattr(FewShotClassifier, "_p_values", counted_p_values(calls, FewShotClassifier._p_values))
+    inputs = read_support_query(SupportQuerySources(support="labelled", query="unsorted"), pixels, tmp_path)
+    classify(inputs.support, inputs.query)
+    assert calls == [40, "p"]
+
+
+def counted_p_values(calls, own):
+    return lambda self, rows: calls.append("p") or own(self, rows)
+
+
 def test_rejection_can_be_left_out_and_is_said_where_it_cannot_be(images):
     told = document(*WORDS, "--reject", 0)
     assert {row["unknown"] for row in table()} == {"no"}
@@ -132,7 +162,7 @@ def test_rejection_can_be_left_out_and_is_said_where_it_cannot_be(images):
     for folder in Path("labelled").iterdir():
         for file in sorted(folder.iterdir())[2:]:
             file.unlink()
-    words = "cannot be told at --reject 0.05 with so few labelled images: give more, or --reject 0.112 or more"
+    words = "not possible at --reject 0.05 with so few labelled images: give more, or --reject 0.112 or more"
     told = succeeds(*WORDS)
     assert words in told
     assert f"  {UNKNOWN} " not in told.split("method")[0]
@@ -143,7 +173,7 @@ def test_rejection_can_be_left_out_and_is_said_where_it_cannot_be(images):
         assert document(*WORDS, "--reject", share)["can_be_unknown"]
     for folder in Path("labelled").iterdir():
         sorted(folder.iterdir())[1].unlink()
-    words = "cannot be told at --reject 0.9 with so few labelled images: give two or more of a class"
+    words = "not possible at --reject 0.9 with so few labelled images: give two or more of a class"
     assert fewshot(*WORDS, "--reject", 0.9).stderr == f"Warning: unknown: {words}\n"
 
 
@@ -330,7 +360,7 @@ PAIR = ("--support", "labelled", "--query", "unsorted")
         (
             None,
             ("--support", "labelled", "--query", "."),
-            "--support labelled lies inside of --query ., which asks for its images: move it out",
+            "--support labelled lies inside of --query ., whose images are all queries: move it out",
         ),
     ],
 )
@@ -349,8 +379,8 @@ def test_an_empty_query_folder_is_said(images):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--support", "labelled"), "Missing option '--query' (or '--query-features')."),
-        (("--query", "unsorted"), "Missing option '--support' (or '--support-features')."),
+        (("--support", "labelled"), "give --query or --query-features"),
+        (("--query", "unsorted"), "give --support or --support-features"),
         ((*PAIR, "--query-features", "digits"), "give --query or --query-features, not both"),
         ((*PAIR, "--method", "unm"), "Invalid value for '--method': unknown method 'unm': did you mean 'unem'?"),
         ((*PAIR, "--reject", 1), "Invalid value for '--reject': 1.0 is not in the range 0<=x<1."),

@@ -374,7 +374,7 @@ def test_classify_refuses_before_any_image_is_read(
         (tmp_path / "images" / name).parent.mkdir(parents=True)
         (tmp_path / "images" / name).write_bytes(name.encode())
     (tmp_path / "images" / "to_name").rename(tmp_path / "queries")
-    monkeypatch.setattr("fewshot.cli.classify.command.read_inputs", None)
+    monkeypatch.setattr("fewshot.cli.classify.command.read_support_query", None)
     words = ("classify", "--support", tmp_path / "images", "--query", tmp_path / "queries", "--out", tmp_path / "o")
     assert "was tuned on 1 of these 2 classes, such as 'crow'" in fails(1, *words, "--tuned", tuned)
 

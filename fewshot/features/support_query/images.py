@@ -1,4 +1,4 @@
-"""The two folders of ``fewshot classify``: what is in them, images that are there twice, and their features."""
+"""A folder of labelled images and one of queries: their lists, images that both hold, and their features."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from fewshot.features import FeatureSet
+from fewshot.checks import SettingError
 from fewshot.features.extraction.batches import default_n_workers
 from fewshot.features.extraction.loop import extract_shards
 from fewshot.features.extraction.to_store import ExtractSettings, prepare_store
+from fewshot.features.feature_set import FeatureSet
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.listing import find_images, read_bytes, walk_folder
 from fewshot.features.images.records import ImageRecord, is_image_name
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.features.store.layout import Failure
 from fewshot.features.store.reading import FeatureStore
-
-from ..shared.words import counted
 
 __all__ = [
     "Repeats",
@@ -57,33 +56,41 @@ def list_support(path: str) -> list[ImageRecord]:
 
     Raises
     ------
-    OSError
-        If there is no such folder.
-    ValueError
-        If images lie in it directly, a class's folder has none, or there are fewer than two classes.
+    SettingError
+        If there is no such folder, images lie in it directly, a class's folder has none, or there are fewer than two
+        classes.
     """
-    folder = _folder("--support", path)
-    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    stray = next((name for name in names if is_image_name(name) and not (folder / name).is_dir()), None)
-    if stray is not None:
-        raise ValueError(
-            f"--support {path} holds images itself, such as {stray!r}: put each into a folder named after its class"
-        )
-    classes = [name for name in names if (folder / name).is_dir()]
-    if not classes:
-        raise ValueError(f"--support {path} has no folders: it needs one for each class, with a few images in each")
+    folder = _folder("support", path)
+    classes = _class_folders(folder, path)
     records = list(walk_folder(path, labelled=True))
     empty = sorted(set(classes) - {record.label for record in records if record.label is not None})
     if empty:
-        raise ValueError(
-            f"the class folder {empty[0]!r} in --support {path} has no image (.jpg, .png, ...): put some in, or remove "
-            f"it{f'; so have {len(empty) - 1} more' if len(empty) > 1 else ''}"
+        more = f"; so have {len(empty) - 1} more" if len(empty) > 1 else ""
+        raise SettingError(
+            "the class folder {0!r} in {support} {1} has no image (.jpg, .png, ...): put some in, or remove it{2}",
+            *(empty[0], path, more),
         )
     if len(classes) < 2:
-        raise ValueError(
-            f"--support {path} has one class folder only, {classes[0]!r}: give at least two classes to choose between"
+        raise SettingError(
+            "{support} {0} has one class folder only, {1!r}: give at least two classes to choose between",
+            *(path, classes[0]),
         )
     return records
+
+
+def _class_folders(folder: Path, path: str) -> list[str]:
+    """Return the names of the folders of classes; refuse images beside them."""
+    names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    classes = [name for name in names if (folder / name).is_dir()]
+    stray = next((name for name in names if is_image_name(name) and name not in classes), None)
+    if stray is not None:
+        raise SettingError(
+            "{support} {0} holds images itself, such as {1!r}: put each into a folder named after its class",
+            *(path, stray),
+        )
+    if not classes:
+        raise SettingError("{support} {0} has no folders: it needs one for each class, with a few images in each", path)
+    return classes
 
 
 def list_query(path: str) -> list[ImageRecord]:
@@ -91,20 +98,20 @@ def list_query(path: str) -> list[ImageRecord]:
 
     Raises
     ------
-    OSError
+    SettingError
         If there is no such folder.
     ValueError
         If there is no image.
     """
-    _folder("--query", path)
+    _folder("query", path)
     return list(find_images(path, "none"))
 
 
-def _folder(option: str, path: str) -> Path:
+def _folder(setting: str, path: str) -> Path:
     if not os.path.exists(path):
-        raise FileNotFoundError(f"no such folder: {option} {path}")
+        raise SettingError(f"no such folder: {{{setting}}} {{0}}", path)
     if not os.path.isdir(path):
-        raise NotADirectoryError(f"{option} {path} is a file: name a folder of images")
+        raise SettingError(f"{{{setting}}} {{0}} is a file: name a folder of images", path)
     return Path(path)
 
 
@@ -113,17 +120,19 @@ def check_apart(support: str, query: str) -> None:
 
     Raises
     ------
-    ValueError
-        If one does: labelled images would be asked, or queries be taken as a class.
+    SettingError
+        If one does: labelled images would be queries, or queries be taken as a class.
     """
     places = [os.path.realpath(path) for path in (support, query)]
     if places[0] == places[1]:
-        raise ValueError(f"--support and --query are the same folder, {query}: name two")
+        raise SettingError("{support} and {query} are the same folder, {0}: name two", query)
     shared = os.path.commonpath(places)
     if shared == places[0]:
-        raise ValueError(f"--query {query} lies inside of --support {support}, where it is a class: move it out")
+        raise SettingError("{query} {0} lies inside of {support} {1}, where it is a class: move it out", query, support)
     if shared == places[1]:
-        raise ValueError(f"--support {support} lies inside of --query {query}, which asks for its images: move it out")
+        raise SettingError(
+            "{support} {0} lies inside of {query} {1}, whose images are all queries: move it out", support, query
+        )
 
 
 def find_repeats(
@@ -136,22 +145,30 @@ def find_repeats(
     ValueError
         If one is in two classes.
     """
+    first, within = _repeats_within(support, support_records)
+    if query is None:
+        return Repeats(within, {})
+    sizes = {_size(support, record) for record in support_records}
+    suspects = [record for record in query_records if _size(query, record) in sizes]
+    keys = {record.id: _fingerprint(query, record) for record in suspects}
+    return Repeats(within, {name: first[key].id for name, key in keys.items() if key in first})
+
+
+def _repeats_within(support: str, records: Sequence[ImageRecord]) -> tuple[dict[str, ImageRecord], dict[str, str]]:
+    """Return the first image of each fingerprint, and the repeated images by the one before them."""
     first: dict[str, ImageRecord] = {}
     within = {}
-    for record in support_records:
+    for record in records:
         key = _fingerprint(support, record)
         before = first.setdefault(key, record) if key else record
         if before.label != record.label:
-            raise ValueError(
-                f"the same image is in two classes, as {before.id!r} and {record.id!r} in --support {support}: "
-                "remove it from the wrong one"
+            raise SettingError(
+                "the same image is in two classes, as {0!r} and {1!r} in {support} {2}: remove it from the wrong one",
+                *(before.id, record.id, support),
             )
         if before is not record:
             within[record.id] = before.id
-    sizes = {_size(support, record) for record in support_records}
-    suspects = [record for record in query_records if query is not None and _size(query, record) in sizes]
-    keys = {record.id: _fingerprint(query or "", record) for record in suspects}
-    return Repeats(within, {name: first[key].id for name, key in keys.items() if key in first})
+    return first, within
 
 
 def _size(root: str, record: ImageRecord) -> int:
@@ -225,4 +242,5 @@ def check_classes_left(records: Iterable[ImageRecord], pool: FeatureSet, failure
 
 def _none_read(whose: str, failures: Iterable[Failure]) -> str:
     known = list(failures)
-    return f"none of the {counted(len(known), 'image', 'images')} {whose} could be read ({known[0].text})"
+    images = f"{len(known):,} image{'' if len(known) == 1 else 's'}"
+    return f"none of the {images} {whose} could be read ({known[0].text})"
