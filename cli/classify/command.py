@@ -33,6 +33,7 @@ from ..shared.options import (
     given_options,
     json_option,
     quiet_option,
+    refuse_together,
     refuse_unused,
     resolve_device,
     usage_errors,
@@ -194,10 +195,11 @@ def _check_applicable(
         "name": of_images,
         "weights": of_images,
         "options": of_images,
-        "method": (tuned is None, "is decided by --tuned: leave it out"),
         "allow_seen_classes": (tuned is not None, "needs --tuned"),
     }
     refuse_unused(context, rules)
+    if tuned is not None:
+        refuse_together(context, "--tuned says the method", ["method"])
 
 
 def _tuned(path: str, sources: SupportQuerySources, *, allow_seen_classes: bool) -> FittedMethod:
