@@ -24,6 +24,7 @@ from ..shared.options import (
     bundle,
     check_folder,
     choice,
+    default,
     describe_pool,
     dirichlet_option,
     document_head,
@@ -52,7 +53,7 @@ _method_options = bundle(
         "--method",
         "methods",
         multiple=True,
-        default=("unem",),
+        default=default(EpisodeExperiment, "methods"),
         metavar="LIST",
         help="Methods to compare on the same episodes, see fewshot methods: NAME or NAME:OPTION=VALUE,... separated by "
         "commas, or the option several times; all: every method.",
@@ -75,10 +76,12 @@ _method_options = bundle(
 )
 
 _protocol_options = bundle(
-    click.option("--n-way", type=_COUNT, metavar="N", default=5, help="Classes per episode."),
+    click.option(
+        "--n-way", type=_COUNT, metavar="N", default=default(EpisodeExperiment, "n_way"), help="Classes per episode."
+    ),
     click.option(
         "--n-shot",
-        default="1,5,10",
+        default=",".join(map(str, default(EpisodeExperiment, "n_shot"))),
         callback=whole_numbers(),
         metavar="LIST",
         help="Support items per class; a run for each.",
@@ -99,7 +102,7 @@ _protocol_options = bundle(
     ),
     click.option(
         "--query-distribution",
-        default="balanced",
+        default=",".join(default(EpisodeExperiment, "query_distribution")),
         **listed_words(QUERY_DISTRIBUTIONS),
         help="balanced: the same number for each class. uniform: drawn from the pooled items. dirichlet: class shares "
         "drawn from a Dirichlet distribution. A run for each.",
@@ -114,12 +117,18 @@ _protocol_options = bundle(
     dirichlet_option,
     click.option(
         "--protocol",
-        default="disjoint",
+        default=default(EpisodeExperiment, "protocol"),
         **choice([*PROTOCOLS, META_DATASET]),
         help="disjoint: no query is a support item. unem-official: they may overlap, as in the released code of UNEM, "
         "to reproduce its tables only. meta-dataset: ways and shots vary, the counts above do not apply.",
     ),
-    click.option("--n-episodes", type=_COUNT, metavar="N", default=1000, help="Episodes per run."),
+    click.option(
+        "--n-episodes",
+        type=_COUNT,
+        metavar="N",
+        default=default(EpisodeExperiment, "n_episodes"),
+        help="Episodes per run.",
+    ),
     episode_limits,
 )
 

@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import click
-import torch
 from fewshot_episodes import EpisodeSampler
 from fewshot_episodes.sampler import QUERY_DISTRIBUTIONS
 
 from fewshot.checks import check_choice
-from fewshot.evaluation.episode_experiment import regimes
 from fewshot.features import FeatureSet
 from fewshot.registry.episodic import METHODS, build_method
+from fewshot.tuning.experiment import TuningExperiment, TuningResult, run_tuning
 from fewshot.tuning.files import save_tuned
-from fewshot.tuning.grids import Candidate, count_combinations, tuning_candidates
 from fewshot.tuning.search import MIN_EPISODES, Score, Tuning
-from fewshot.tuning.search import tune as tune_method
 
 from ..shared import output
 from ..shared.class_columns import check_columns
 from ..shared.options import (
     bundle,
     check_folder,
+    default,
     describe_pool,
     dirichlet_option,
     document_head,
@@ -34,6 +32,8 @@ from ..shared.options import (
     refuse_unused,
     resolve_device,
     run_options,
+    settings_object,
+    settings_of,
     whole_numbers,
 )
 from .arguments import listed_words, optional_numbers
@@ -42,7 +42,6 @@ from .tune_table import tune_report
 __all__ = ["tune"]
 
 _COUNT = click.IntRange(min=1)
-_N_CANDIDATES = 100
 
 
 def _method_word(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -93,23 +92,25 @@ _candidate_options = bundle(
         "--n-candidates",
         type=click.IntRange(min=2),
         metavar="N",
-        default=_N_CANDIDATES,
+        default=default(TuningExperiment, "n_candidates"),
         help="At most so many combinations: of more, the default and others drawn at random.",
     ),
 )
 
 _protocol_options = bundle(
-    click.option("--n-way", type=_COUNT, metavar="N", default=5, help="Classes per episode."),
+    click.option(
+        "--n-way", type=_COUNT, metavar="N", default=default(TuningExperiment, "n_way"), help="Classes per episode."
+    ),
     click.option(
         "--n-shot",
-        default="1,5",
+        default=",".join(map(str, default(TuningExperiment, "n_shot"))),
         callback=whole_numbers(),
         metavar="LIST",
         help="Support items per class, each in turn.",
     ),
     click.option(
         "--query-distribution",
-        default="balanced,dirichlet",
+        default=",".join(default(TuningExperiment, "query_distribution")),
         **listed_words(QUERY_DISTRIBUTIONS),
         help="How queries spread over the classes, see fewshot episode; each in turn. The accuracy is averaged over "
         "these and over the numbers of shots, each counting the same.",
@@ -130,7 +131,7 @@ _protocol_options = bundle(
         "--n-episodes",
         type=click.IntRange(min=MIN_EPISODES),
         metavar="N",
-        default=200,
+        default=default(TuningExperiment, "n_episodes"),
         help="Episodes per number of shots and distribution; the more, the smaller the differences that are found.",
     ),
     episode_limits,
@@ -161,12 +162,30 @@ def tune(context: click.Context, /, **settings: Any) -> None:
       fewshot episode --features digits --classes 5-9 --method nearest-prototype --tuned em.json
     """  # noqa: D301 (click's own mark)
     _check_applicable(context)
+    settings |= {"grid": settings["grid"] or None, "n_shot": tuple(settings["n_shot"])}
+    settings["query_distribution"] = tuple(settings["query_distribution"])
+    settings["n_effective_way"] = None if settings["n_effective_way"] is None else tuple(settings["n_effective_way"])
     check_folder(settings["out"])
+    experiment = settings_object(context, TuningExperiment, settings)
+    files = TuningFiles(**settings)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _tuned(settings)
-    save_tuned(settings["out"], document["method"], document["class_names"], document)
+        document = document_head(context) | _tuned(files, experiment)
+    save_tuned(files.out, document["method"], document["class_names"], document)
     document["warnings"] = noticed
-    output.publish(document, tune_report(document), is_json=settings["is_json"])
+    output.publish(document, tune_report(document), is_json=files.is_json)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuningFiles:
+    """Where the command reads and writes, and how it runs."""
+
+    features: str
+    labels: str | None
+    classes: str | None
+    out: str
+    device: str
+    is_json: bool
+    is_quiet: bool
 
 
 def _check_applicable(context: click.Context) -> None:
@@ -181,72 +200,39 @@ def _check_applicable(context: click.Context) -> None:
     refuse_unused(context, rules)
 
 
-def _tuned(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _tuned(files: TuningFiles, experiment: TuningExperiment) -> dict[str, Any]:
     """Tune, and return the document, less its head and warnings."""
-    device = resolve_device(settings["device"])
-    n_combinations, tried = _candidates(settings)
-    pool = load_pool(settings["features"], settings["labels"], settings["classes"]).to(device)
-    check_columns({settings["method"]: build_method(tried[0].method)}, pool, settings["classes"])
-    samplers = _samplers(settings, pool)
-    found = _run(settings, pool, samplers, tried)
+    device = resolve_device(files.device)
+    pool = load_pool(files.features, files.labels, files.classes).to(device)
+    check_columns({experiment.method: build_method(experiment.candidates[0].method)}, pool, files.classes)
+    result = _run(files, experiment, pool)
+    found = result.tuning
     return {
         "method": found.chosen.candidate.method,
         "options": found.chosen.candidate.options,
         "is_default_kept": found.is_default_kept,
         "class_names": sorted(pool.class_names),
-        "features": describe_pool(settings["features"], pool),
-        "settings": {**settings, "device": str(device)},
-        "regimes": [_regime(name, sampler, found, pool) for name, sampler in samplers.items()],
-        "n_combinations": n_combinations,
+        "features": describe_pool(files.features, pool),
+        "settings": settings_of(files)
+        | settings_of(experiment)
+        | {"grid": experiment.grid or {}, "device": str(device)},
+        "regimes": [_regime(name, sampler, found, pool) for name, sampler in result.samplers.items()],
+        "n_combinations": experiment.n_combinations,
         "candidates": [_row(score, found) for score in found.scores],
-        "next_command": _next_command(settings),
+        "next_command": _next_command(files.out, experiment.method),
     }
 
 
-def _candidates(settings: Mapping[str, Any]) -> tuple[int, list[Candidate]]:
-    """Return how many combinations there are, and those to try."""
-    words = settings["method"], settings["grid"] or None
-    generator = torch.Generator().manual_seed(settings["seed"])
-    try:
-        n_combinations = count_combinations(*words)
-        return n_combinations, tuning_candidates(*words, n_candidates=settings["n_candidates"], generator=generator)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
-
-
-def _samplers(settings: Mapping[str, Any], pool: FeatureSet) -> dict[str, EpisodeSampler]:
-    """Return a sampler for each regime and number of shots."""
-    asked = regimes(
-        tuple(settings["query_distribution"]),
-        tuple(settings["n_effective_way"] or [settings["n_way"]]),
-        n_query=settings["n_query"],
-        n_query_total=settings["n_query_total"],
-        dirichlet_concentration=settings["dirichlet_concentration"],
-    )
-    samplers = (
-        regime.sampler(pool, settings["n_way"], n_shot, on_small_class=settings["on_small_class"])
-        for regime in asked
-        for n_shot in settings["n_shot"]
-    )
-    return {sampler.describe().rpartition(", ")[0]: sampler for sampler in samplers}
-
-
-def _run(
-    settings: Mapping[str, Any], pool: FeatureSet, samplers: Mapping[str, EpisodeSampler], tried: list[Candidate]
-) -> Tuning:
-    n_each = len(tried) * settings["n_episodes"]
-    n_before = {name: position * n_each for position, name in enumerate(samplers)}
-    remark = f"; nothing was written to {settings['out']}"
-    with output.Progress("episodes", is_quiet=settings["is_quiet"], remark=remark) as progress:
-        progress.start(f"{len(tried)} candidates", n_each * len(samplers))
-        return tune_method(
-            tried,
-            pool.features,
-            samplers,
-            n_episodes=settings["n_episodes"],
-            batch_size=settings["batch_size"],
-            generator=torch.Generator().manual_seed(settings["seed"]),
-            progress=lambda name, n_done: progress.update(n_before[name] + n_done, ""),
+def _run(files: TuningFiles, experiment: TuningExperiment, pool: FeatureSet) -> TuningResult:
+    n_each = len(experiment.candidates) * experiment.n_episodes
+    places = {name: place for place, name in enumerate(experiment.samplers(pool))}
+    remark = f"; nothing was written to {files.out}"
+    with output.Progress("episodes", is_quiet=files.is_quiet, remark=remark) as progress:
+        progress.start(f"{len(experiment.candidates)} candidates", n_each * len(places))
+        return run_tuning(
+            pool,
+            experiment,
+            progress=lambda regime, n_done: progress.update(n_each * places[regime] + n_done, ""),
         )
 
 
@@ -274,7 +260,7 @@ def _row(score: Score, found: Tuning) -> dict[str, Any]:
     }
 
 
-def _next_command(settings: Mapping[str, Any]) -> str:
+def _next_command(out: str, method: str) -> str:
     """Return the command that uses the file."""
-    file, name = shlex.quote(settings["out"]), settings["method"].partition(":")[0]
+    file, name = shlex.quote(out), method.partition(":")[0]
     return f"fewshot episode --features FEATURES_OF_OTHER_CLASSES --method {name} --tuned {file}"

@@ -10,14 +10,42 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from fewshot.evaluation.discovery import DiscoveryExperiment, DiscoveryResult, evaluate_discovery, run_discovery
+    from fewshot.evaluation.episode_experiment import EpisodeExperiment
+    from fewshot.evaluation.episode_runs import EpisodeResults, run_episodes
+    from fewshot.evaluation.episodes import evaluate_episodes
+    from fewshot.evaluation.fitted_methods import FittedMethod, trained_unem
+    from fewshot.evaluation.training import TrainingExperiment, TrainingResult, run_training
 
-__all__ = ["DiscoveryExperiment", "DiscoveryResult", "evaluate_discovery", "run_discovery"]
+__all__ = [
+    "DiscoveryExperiment",
+    "DiscoveryResult",
+    "EpisodeExperiment",
+    "EpisodeResults",
+    "FittedMethod",
+    "TrainingExperiment",
+    "TrainingResult",
+    "evaluate_discovery",
+    "evaluate_episodes",
+    "run_discovery",
+    "run_episodes",
+    "run_training",
+    "trained_unem",
+]
 
 _LAZY = {
     "DiscoveryExperiment": "fewshot.evaluation.discovery",
     "DiscoveryResult": "fewshot.evaluation.discovery",
+    "EpisodeExperiment": "fewshot.evaluation.episode_experiment",
+    "EpisodeResults": "fewshot.evaluation.episode_runs",
+    "FittedMethod": "fewshot.evaluation.fitted_methods",
+    "TrainingExperiment": "fewshot.evaluation.training",
+    "TrainingResult": "fewshot.evaluation.training",
     "evaluate_discovery": "fewshot.evaluation.discovery",
+    "evaluate_episodes": "fewshot.evaluation.episodes",
     "run_discovery": "fewshot.evaluation.discovery",
+    "run_episodes": "fewshot.evaluation.episode_runs",
+    "run_training": "fewshot.evaluation.training",
+    "trained_unem": "fewshot.evaluation.fitted_methods",
 }
 
 

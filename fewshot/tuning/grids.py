@@ -12,7 +12,7 @@ from fewshot.checks import check_choice
 from fewshot.parsing import parse_value, split_options
 from fewshot.registry.episodic import METHODS, build_method
 
-__all__ = ["GRIDS", "Candidate", "count_combinations", "default_grid", "tuning_candidates"]
+__all__ = ["GRIDS", "Candidate", "Value", "count_combinations", "default_grid", "tuning_candidates"]
 
 Value = bool | int | float | str
 Grid = Mapping[str, Sequence[Value]]

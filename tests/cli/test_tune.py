@@ -225,7 +225,7 @@ def test_an_interrupt_says_that_nothing_was_written(features: Path, monkeypatch:
         progress("3-way 2-shot, 4 queries per class", 60)  # type: ignore[operator]
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("fewshot.cli.episodic.tune.tune_method", interrupted)
+    monkeypatch.setattr("fewshot.tuning.experiment.tune", interrupted)
     result = fewshot(*words(features, "--n-shot", "1,2"))
     assert (result.exit_code, result.stdout) == (130, "")
     written = features.with_name("tuned.json")
