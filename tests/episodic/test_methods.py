@@ -16,6 +16,7 @@ from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.paddle import Paddle
 from fewshot.episodic.simple_shot import SimpleShot
 from fewshot.registry.episodic import METHODS, build_method
+from tests.kits.rounding import rounding
 from tests.reference import em_loops as loops
 from tests.strategies import episodes, make_episode, moved, numpy_of, one_of, padded
 
@@ -74,15 +75,19 @@ def answer(name, episode):
     return built(name)(episode)
 
 
+# Features, queries and layers of the drawn episodes: the longest chain of sums behind a probability.
+N_TERMS = 32
+# How much more of an error a method makes than its sums do. Cosines and costs are multiplied by 10, and networks choose
+# among answers at a temperature of some 0.1. α of a saturated simplex, where one feature is nearly 1, is the root of a
+# function whose slope vanishes there.
+CONDITION = dict.fromkeys(
+    ("bd-cspn", "laplacian-shot", "pt-map", "pt-map-balanced", "tip-adapter", "transclip", "unem-adaptive"), 10.0
+) | dict.fromkeys(("em-dirichlet", "hard-em-dirichlet", "unem-dirichlet"), 130.0)
+
+
 def tolerance(name, dtype):
-    """Return what rounding may do: α of a saturated simplex, where one feature is nearly 1, is ill-conditioned."""
-    if dtype == torch.float64:
-        return 1e-9 if "dirichlet" in name else 1e-11
-    if "dirichlet" in name:
-        return 5e-4
-    # These multiply cosines and costs by ten, or choose among answers by networks.
-    scaled = ("bd-cspn", "laplacian-shot", "pt-map", "pt-map-balanced", "tip-adapter", "transclip", "unem-adaptive")
-    return 1e-5 if name in scaled else 1e-6
+    """Return what rounding may do to a probability."""
+    return rounding(N_TERMS, dtype, condition=CONDITION.get(name, 1.0))
 
 
 def assert_same(found, expected, atol=1e-9):
