@@ -50,7 +50,6 @@ from fewshot.episodic.unem.adaptive import UNEMAdaptive
 from fewshot.episodic.unem.model import UNEM
 from fewshot.episodic.unem.training import fit_unem
 from fewshot.evaluation.episodes import evaluate_episodes
-from fewshot.evaluation.sessions import evaluate_sessions
 from fewshot.incremental.calibration import calibrate_prototypes, fit_base_prior, posterior_prototypes
 from fewshot.likelihoods.dirichlet import fit_dirichlet
 from fewshot.likelihoods.gaussian import gaussian_likelihood
@@ -69,6 +68,7 @@ if TYPE_CHECKING:
     from fewshot.discovery.n_classes import estimate_n_classes
     from fewshot.distillation import CMD, Mugs, fit_distillation
     from fewshot.evaluation.discovery import evaluate_discovery
+    from fewshot.evaluation.sessions import evaluate_sessions
     from fewshot.features import FeatureSet, load_features
     from fewshot.few_shot_classifier import FewShotClassifier
     from fewshot.incremental import (
@@ -183,6 +183,7 @@ _LAZY = {
     "WardDiscovery": "fewshot.discovery",
     "estimate_n_classes": "fewshot.discovery.n_classes",
     "evaluate_discovery": "fewshot.evaluation.discovery",
+    "evaluate_sessions": "fewshot.evaluation.sessions",
     "fit_distillation": "fewshot.distillation",
     "load_classifier": "fewshot.models",
     "load_discoverer": "fewshot.models",

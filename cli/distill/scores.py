@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot.evaluation.probes import PROBES, ProbeData, ProbeExperiment
 from fewshot.features import Extractor
 from fewshot.features.images.decode import decode
 from fewshot.features.images.listing import ImageRecord, find_images, read_bytes
@@ -18,7 +19,6 @@ from fewshot.features.images.preprocess import Preprocess
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.probing import stratified_split
 
-from ..probe.methods import LEAVE_ONE_OUT, PROBES, ProbeData
 from ..shared.words import counted
 
 __all__ = ["ScoredImages", "Scores", "choose_images", "score"]
@@ -26,13 +26,6 @@ __all__ = ["ScoredImages", "Scores", "choose_images", "score"]
 _METHODS = ("knn", "svm", "retrieval")
 _K = 20
 _HELD_OUT = 0.5
-_SETTINGS = {
-    "temperature": 0.07,
-    "c": 1.0,
-    "loss": "squared-hinge",
-    "multi_class": "one-vs-rest",
-    "retrieval_mode": LEAVE_ONE_OUT,
-}
 
 
 class ScoredImages(NamedTuple):
@@ -91,7 +84,8 @@ def score(
         raise ValueError(f"too few of the {len(images.records):,} images to score on can be read: give --labels none")
     data = _split(kept, torch.stack([features[record] for record in kept]), images.seed)
     k = min(_K, len(data.train))
-    rows = [row for name in _METHODS for row in PROBES[name]({**_SETTINGS, "k": [k]}, data)]
+    experiment = ProbeExperiment(methods=_METHODS, k=(k,))
+    rows = [run.to_dict() for name in _METHODS for run in PROBES[name].run(experiment, data, None)]
     return Scores(rows, _protocol(data, k, len(images.records) - len(features)))
 
 

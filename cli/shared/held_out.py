@@ -1,23 +1,19 @@
-"""Test rows that a user names, matched to the training rows."""
+"""Test rows in a file of their own: the options that name them, their checks, and reading them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
 import click
-import torch
-from torch import Tensor
 
-from fewshot.features import FeatureSet, check_same_extractor
+from fewshot.evaluation.held_out import check_test_rows
+from fewshot.features import FeatureSet
 
-from .options import Decorator, bundle, load_pool
+from .options import Decorator, bundle, default, load_pool, refuse_unused
 
-__all__ = ["load_test_rows", "matched_labels", "test_options"]
+__all__ = ["check_test_options", "load_test_rows", "test_options"]
 
 
-def test_options(rows_help: str, share_help: str) -> Decorator:
-    """Return the options that name test rows, or say how many to hold out."""
+def test_options(experiment: type, rows_help: str, share_help: str) -> Decorator:
+    """Return the options that name test rows, or the share to hold out."""
     return bundle(
         click.option("--test", metavar="FILE", help=rows_help),
         click.option("--test-labels", metavar="FILE", help="Labels in place of those in --test."),
@@ -25,51 +21,39 @@ def test_options(rows_help: str, share_help: str) -> Decorator:
             "--test-fraction",
             type=click.FloatRange(min=0, max=1, min_open=True, max_open=True),
             metavar="X",
-            default=0.5,
+            default=default(experiment, "test_fraction"),
             help=share_help,
         ),
     )
 
 
-def load_test_rows(settings: Mapping[str, Any], train: FeatureSet) -> FeatureSet:
-    """Read --test, and refuse what another extractor made.
+def check_test_options(context: click.Context, features: str, test: str | None) -> None:
+    """Refuse options of test rows that contradict each other."""
+    rules = {
+        "test_labels": (test is not None, "needs --test"),
+        "test": (test != features, "names the training features: leave it out to hold out a part of them"),
+        "test_fraction": (test is None, "holds out test rows: leave it out, --test names them"),
+    }
+    refuse_unused(context, rules)
+
+
+def load_test_rows(
+    test: str | None, labels: str | None, classes: str | None, pool: FeatureSet, features: str
+) -> FeatureSet | None:
+    """Read the test rows, of the chosen classes; None if none are named.
 
     Raises
     ------
     ValueError
-        If the rows are of another length or extractor, or none is of the classes chosen.
+        If they are of another width or extractor than the training rows, or none is of the classes chosen.
     """
-    test = load_pool(settings["test"], settings["test_labels"], None)
-    n_features, n_train_features = test.features.shape[1], train.features.shape[1]
-    if n_features != n_train_features:
-        raise ValueError(
-            f"{settings['test']} has {n_features} features a row, {settings['features']} {n_train_features}: take both "
-            "from one extractor"
-        )
-    check_same_extractor(train, test, (settings["features"], settings["test"]))
-    return test if settings["classes"] is None else _only_classes(settings, test, train.class_names)
-
-
-def matched_labels(settings: Mapping[str, Any], train: FeatureSet, test: FeatureSet) -> Tensor:
-    """Return the test labels as numbers of the training classes of the same names.
-
-    Raises
-    ------
-    ValueError
-        If a class has no training rows.
-    """
-    positions = {name: position for position, name in enumerate(train.class_names)}
-    unknown = [name for name in test.class_names if name not in positions]
-    if unknown:
-        raise ValueError(
-            f"{len(unknown)} of the {test.n_classes} classes of {settings['test']} are not among the "
-            f"{train.n_classes} training classes, such as {unknown[0]!r}: choose shared ones with --classes"
-        )
-    return torch.tensor([positions[name] for name in test.class_names])[test.labels]
-
-
-def _only_classes(settings: Mapping[str, Any], test: FeatureSet, names: Iterable[str]) -> FeatureSet:
-    kept = [position for position, name in enumerate(test.class_names) if name in set(names)]
+    if test is None:
+        return None
+    rows = load_pool(test, labels, None)
+    check_test_rows(pool, rows, (features, test))
+    if classes is None:
+        return rows
+    kept = [position for position, name in enumerate(rows.class_names) if name in set(pool.class_names)]
     if not kept:
-        raise ValueError(f"{settings['test']} has rows of none of the classes chosen with --classes")
-    return test.select_classes(kept)
+        raise ValueError(f"{test} has rows of none of the classes chosen with --classes")
+    return rows.select_classes(kept)

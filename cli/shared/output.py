@@ -158,6 +158,12 @@ class Progress:
         stage.n_done, stage.result = n_done, result
         self._bar.update(self._bar.task_ids[-1], completed=n_done, result=result)
 
+    def report(self, label: str, n_done: int, total: int, result: str = "") -> None:
+        """Update the stage of a label, which begins at its first report."""
+        if not self._stages or self._stages[-1].label != label:
+            self.start(label, total)
+        self.update(n_done, result)
+
     def _sentence(self) -> str:
         done = "; ".join(str(stage) for stage in self._stages if stage.n_done)
         return f"Interrupted {f'after {done}' if done else f'before any {self._unit} were done'}{self._remark}"

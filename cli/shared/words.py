@@ -38,7 +38,7 @@ def percent(share: float | None) -> str:
 
 
 # Settings of the library whose option has another name than ``--`` and the setting's own.
-_OPTIONS: Mapping[str, str] = {}
+_OPTIONS: Mapping[str, str] = {"methods": "--method", "n_draws": "--draws", "pool": "--features"}
 
 
 def option_name(setting: str) -> str:

@@ -18,10 +18,12 @@ from fewshot.cli.main import cli
 from fewshot_episodes import SESSION_PROTOCOLS, SessionProtocol, incremental_sessions, published_sessions
 from rich.console import Console
 
-from fewshot.evaluation.sessions import SessionResults, evaluate_sessions
+from fewshot.checks import SettingError
+from fewshot.evaluation.sessions import SessionExperiment, SessionResults, evaluate_sessions, run_sessions
 from fewshot.features import FeatureSet, load_features
 from fewshot.metrics.classification import mean_interval
 from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
+from tests.kits.drawing import refuses
 
 FEW = ("--features", "digits", "--draws", 3)
 NAMES = ("crow", "gull", "jay", "owl", "tit", "wren")
@@ -126,6 +128,34 @@ def test_the_document_holds_what_the_library_computes() -> None:
         "3 draws of the rows (seed 5)",
         "asked about 30 % of the rows of each base class, and all rows of a new class but its shots",
     ]
+
+
+def test_the_python_call_is_the_command(train: Path, test: Path) -> None:
+    pool, rows = load_features(train), load_features(test)
+    of_file = run_sessions(load_features("digits"))
+    found = document("--features", "digits")
+    for comparison, told in (
+        (of_file, found),
+        (
+            run_sessions(pool, SessionExperiment(n_base=2, n_way=3, n_shot=(4, 1), n_draws=3, seed=2), test=rows),
+            document(
+                *("--features", train, "--test", test, "--n-base", 2, "--n-way", 3, "--n-shot", "4,1"),
+                *("--draws", 3, "--seed", 2),
+            ),
+        ),
+    ):
+        runs = [(run.method, run.n_shot, run.classifier, expected(run.results)) for run in comparison.runs]
+        assert runs == [(row["method"], row["n_shot"], row["settings"], numbers(row)) for row in told["results"]]
+        assert comparison.protocol(str(test)) == told["protocol"]
+
+
+def test_settings_that_exclude_each_other_are_refused(train: Path) -> None:
+    with refuses(SettingError, "protocol cub200 sets the classes: leave out n_base, n_sessions"):
+        SessionExperiment(protocol="cub200", n_base=2, n_sessions=1)
+    with refuses(SettingError, "n_draws must be at least 1, got 0"):
+        SessionExperiment(n_draws=0)
+    with refuses(SettingError, "index_files counts training rows: name the test rows with test"):
+        run_sessions(load_features(train), index_lines=[["0"], ["6"]])
 
 
 def test_the_defaults_are_two_in_five_new_classes_of_five_shots() -> None:
@@ -241,18 +271,18 @@ def test_published_lists_of_numbers_count_training_rows(train: Path, test: Path,
 
 def test_lists_that_do_not_fit_are_refused(train: Path, test: Path, tmp_path: Path) -> None:
     words = ("--features", train, "--test", test, "--index-files")
-    assert fails(1, *words, tmp_path / "no") == f"Error: --index-files: no such folder: {tmp_path / 'no'}"
+    assert fails(1, *words, tmp_path / "no") == f"Error: no such folder of index files: {tmp_path / 'no'}"
     gap = write_lists(tmp_path / "gap", ["0"], ["6"], ["12"])
     (gap / "session_2.txt").unlink()
-    said = f"Error: {gap} has no session_2.txt: --index-files needs session_1.txt, and so on"
+    said = f"Error: {gap} has no session_2.txt: index files are session_1.txt, and so on"
     assert fails(1, *words, gap) == said
     empty = write_lists(tmp_path / "empty")
     assert "has no session_1.txt" in fails(1, *words, empty)
     np.savez(tmp_path / "bare.npz", features=load_features(train).features, labels=np.repeat(NAMES, 6))
     named = write_lists(tmp_path / "named", ["crow/0_0.jpg"], ["wren/0_35.jpg"])
     assert fails(1, "--features", tmp_path / "bare.npz", *words[2:], named) == (
-        f"Error: {named} names files, such as 'crow/0_0.jpg', and {tmp_path / 'bare.npz'} does not say which file a "
-        "row is from: make the features with fewshot extract"
+        "Error: --index-files names files, such as 'crow/0_0.jpg', and --features does not say which file a row is "
+        "from: make the features with fewshot extract"
     )
 
 
@@ -366,8 +396,8 @@ def test_features_of_another_make_are_refused(tmp_path: Path, train: Path) -> No
     )
     strange = save_pool(tmp_path / "strange.safetensors", 0, names=("crow", "kite"))
     assert fails(1, "--features", train, "--test", strange) == (
-        f"Error: 1 of the 2 classes of {strange} are not among the 6 training classes, such as 'kite': choose shared "
-        "ones with --classes"
+        "Error: 1 of the 2 classes of --test are not among the 6 training classes, such as 'kite': choose shared ones "
+        "with --classes"
     )
 
 
@@ -388,7 +418,7 @@ def test_features_of_one_class_and_half_a_test_set_are_refused(train: Path, tmp_
             ("--method", "teen:shift_wait=1"),
             "unknown option of teen 'shift_wait': did you mean 'shift_weight'? Known: ",
         ),
-        (("--method", "ncm", "--method", "ncm"), "Error: Invalid value for '--method': ncm is given twice"),
+        (("--method", "ncm", "--method", "ncm"), "Error: --method: ncm is given twice"),
         (("--protocol", "cub"), "unknown word 'cub': did you mean 'cub200'? Known: "),
         (("--protocol", "cub200", "--n-base", "5"), "--protocol cub200 sets the classes: leave out --n-base"),
         (("--n-way", "some"), "needs whole numbers from 1, separated by commas, such as 1,5,10 or all; got 'some'"),
@@ -412,7 +442,7 @@ def test_wrong_words_are_answered_with_the_right_ones(words: tuple[str, ...], sa
 
 def test_what_does_not_fit_is_one_line() -> None:
     assert fails(1, "--features", "digits", "--protocol", "cub200") == (
-        "Error: --protocol cub200 needs 200 classes, digits has 10: leave it out, and give --n-base and --n-way"
+        "Error: --protocol cub200 needs 200 classes, --features has 10: leave it out, and give --n-base and --n-way"
     )
     assert fails(1, "--features", "digits", "--n-base", 10) == (
         "Error: n_base = 10 leaves no new class: there are 10 classes"
@@ -442,11 +472,11 @@ def test_every_incremental_method_is_listed() -> None:
     assert list(lines) == list(INCREMENTAL_METHODS)
     for name, entry in INCREMENTAL_METHODS.items():
         row = rows[name]
-        assert (row["estimator"], row["summary"], row["reference"]) == entry[:3]
+        assert (row["estimator"], row["summary"], row["reference"]) == (entry.class_name, entry.summary, entry.reference)
         options = INCREMENTAL_METHODS[name].options()
         assert row["options"] == {key: options[key] for key in row["options"]}
         assert all(isinstance(options[key], tuple) for key in options.keys() - row["options"].keys())
-        assert all(word in lines[name] for word in entry[:3])
+        assert all(word in lines[name] for word in (entry.class_name, entry.summary, entry.reference))
 
 
 @pytest.mark.parametrize("name", INCREMENTAL_METHODS)

@@ -13,6 +13,8 @@ import torch
 from click.testing import CliRunner, Result
 from fewshot.cli.main import cli
 
+from fewshot.checks import SettingError
+from fewshot.evaluation.probes import ProbeExperiment, run_probes
 from fewshot.features import FeatureSet, load_features
 from fewshot.metrics.classification import mean_class_accuracy
 from fewshot.probing import (
@@ -24,6 +26,7 @@ from fewshot.probing import (
     stratified_split,
 )
 from tests.kits import cli as cli_kit
+from tests.kits.drawing import refuses
 
 SIZES = {"crow": 12, "jay": 9, "wren": 15}
 
@@ -114,6 +117,26 @@ def test_the_defaults_are_a_machine_on_normalised_features_and_half_held_out(tra
     assert (found["features"]["n"], found["test_features"]["n"]) == (18, 18)
 
 
+def test_the_python_call_is_the_command(train: Path, test: Path) -> None:
+    a, b = load_features(train), load_features(test)
+    own = [run.to_dict() for run in run_probes(a).runs]
+    assert own == document("--features", train)["results"]
+    methods = ("svm", "logistic", "knn", "retrieval")
+    experiment = ProbeExperiment(methods=methods, k=(3, 5), seed=2)
+    words = [word for name in methods for word in ("--method", name)]
+    found = document("--features", train, "--test", test, *words, "--k", "3,5", "--seed", 2)
+    comparison = run_probes(a, experiment, test=b)
+    assert [run.to_dict() for run in comparison.runs] == found["results"]
+    assert comparison.protocol(str(train), str(test)) == found["protocol"]
+
+
+def test_settings_that_do_not_fit_are_refused() -> None:
+    with refuses(SettingError, "methods svm is given twice"):
+        ProbeExperiment(methods=("svm", "svm"))
+    with refuses(ValueError, "unknown retrieval mode 'galery': did you mean 'gallery'? Known: gallery, leave-one-out"):
+        ProbeExperiment(retrieval_mode="galery")
+
+
 def test_the_share_and_the_seed_decide_what_is_held_out(train: Path) -> None:
     words = ("--features", train, "--method", "knn", "--k", 1, "--test-fraction", 0.25, "--seed", 4)
     found = document(*words)
@@ -198,8 +221,8 @@ def test_classes_of_the_test_rows_only_are_refused_but_for_leave_one_out(train: 
     other = save_pool(tmp_path / "other.safetensors", {"wren": 9, "owl": 4}, seed=1)
     words = ("--features", train, "--test", other)
     message = (
-        f"Error: 1 of the 2 classes of {other} are not among the 3 training classes, such as 'owl': "
-        "choose shared ones with --classes"
+        "Error: 1 of the 2 classes of --test are not among the 3 training classes, such as 'owl': choose shared "
+        "ones with --classes"
     )
     assert fails(1, *words) == message
     assert fails(1, *words, "--method", "retrieval", "--retrieval-mode", "gallery") == message

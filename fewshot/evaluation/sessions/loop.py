@@ -1,8 +1,7 @@
-"""Incremental classifiers × draws of sessions → scores per session, all from the same classifier."""
+"""The evaluation loop: an incremental classifier on draws of sessions, scored after each session."""
 
 from __future__ import annotations
 
-import math
 import reprlib
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -12,29 +11,27 @@ import torch
 from fewshot_episodes import Session
 from torch import Tensor
 
-from fewshot.metrics.classification import Interval, auroc, false_positive_rate_at, mean_interval
-from fewshot.metrics.sessions import (
+from fewshot.evaluation.sessions.results import SessionResults
+from fewshot.metrics import (
     SessionScores,
-    average_accuracy,
-    average_harmonic_mean,
+    auroc,
     confusion_matrix,
-    generalized_accuracy,
-    performance_drop,
+    false_positive_rate_at,
     session_accuracies,
     session_scores,
 )
 
-__all__ = ["SessionEstimator", "SessionProgress", "SessionResults", "evaluate_sessions"]
+__all__ = ["SessionEstimator", "SessionProgress", "evaluate_sessions"]
 
 # Called after each session with the number of the draw and of the session, both from 0.
 SessionProgress = Callable[[int, int], None]
 
 
 class SessionEstimator(Protocol):
-    """What learns classes session by session; ``classes_`` names the columns of its scores.
+    """A classifier that learns classes session by session; ``classes_`` names the columns of its scores.
 
-    Where it has a ``class_scores`` like ``decision_function``, that is asked instead: it keeps its (n, 2) for two
-    classes, for which scikit-learn's ``decision_function`` gives the difference (n,).
+    Where it has ``class_scores``, these are used in place of ``decision_function``: they keep shape (n, 2) for two
+    classes, for which scikit-learn's ``decision_function`` returns the difference (n,).
     """
 
     classes_: Any
@@ -46,110 +43,11 @@ class SessionEstimator(Protocol):
         """Learn a later session."""
 
     def decision_function(self, X: Any) -> Any:  # noqa: N803
-        """Score (n, n_features) against every class learnt: (n, n_classes), the higher the likelier."""
-
-
-class SessionResults(NamedTuple):
-    """The outcome of a run; a score that is undefined is NaN.
-
-    Attributes
-    ----------
-    scores : SessionScores
-        Each field (n_draws, n_sessions), float64.
-    auroc, fpr_at_95 : Tensor (n_draws, n_sessions), float64
-        How well the highest score tells queries of seen classes (positive) from those of classes that only
-        later sessions bring; NaN in the last session.
-    session_accuracy : Tensor (n_draws, n_sessions, n_sessions), float64
-        At [draw, t, j] the accuracy after session t on the classes that session j brought; NaN for j > t.
-    n_new_classes : Tensor (n_sessions,), int64
-        Classes that each session brings; the first is the base session's.
-    learning_seconds, answering_seconds : Tensor (n_draws, n_sessions), float64
-        Wall-clock time in the estimator.
-    published_session0 : Tensor (n_draws,), float64, or None
-        The published codes' accuracy of session 0: that of the trained classifier or of the estimator, **whichever is
-        better on the test rows**. Only where the trained classifier's logits were given; in no other score.
-    """
-
-    scores: SessionScores
-    auroc: Tensor
-    fpr_at_95: Tensor
-    session_accuracy: Tensor
-    n_new_classes: Tensor
-    learning_seconds: Tensor
-    answering_seconds: Tensor
-    published_session0: Tensor | None
-
-    @property
-    def n_draws(self) -> int:
-        """Draws of the sessions."""
-        return self.auroc.shape[0]
-
-    @property
-    def n_sessions(self) -> int:
-        """Sessions of a draw, the base session included."""
-        return self.auroc.shape[1]
-
-    def per_session(self) -> dict[str, Tensor]:
-        """Return the scores by name, each (n_draws, n_sessions)."""
-        return self.scores._asdict() | {"auroc": self.auroc, "fpr_at_95": self.fpr_at_95}
-
-    def summary(self) -> dict[str, Tensor]:
-        """Return by name the scores over all sessions of a draw, each (n_draws,).
-
-        The names that begin with ``published_`` take ``published_session0`` for session 0, so that they compare two
-        classifiers; they are there only where it is.
-        """
-        overall, n_new = self.scores.overall, self.n_new_classes
-        base_weight = int(n_new[0]) // int(n_new[1]) if self.n_sessions > 1 else 0
-        summary = {
-            "average_accuracy": average_accuracy(overall),
-            "performance_drop": performance_drop(overall),
-            "average_harmonic_mean": average_harmonic_mean(self.scores.harmonic_mean),
-            "generalized_accuracy": generalized_accuracy(self.session_accuracy, base_weight),
-        }
-        if self.published_session0 is not None:
-            published = torch.cat([self.published_session0[:, None], overall[:, 1:]], dim=1)
-            summary["published_session0"] = self.published_session0
-            summary["published_average_accuracy"] = average_accuracy(published)
-            summary["published_performance_drop"] = performance_drop(published)
-        return summary
-
-    def mean_interval(self) -> dict[str, tuple[Interval, ...]]:
-        """Return mean and 95 % interval over the draws, by name, one per session."""
-        return {name: tuple(map(mean_interval, values.T)) for name, values in self.per_session().items()}
-
-    def summary_interval(self) -> dict[str, Interval]:
-        """Return mean and 95 % interval over the draws of each entry of the summary."""
-        return {name: mean_interval(values) for name, values in self.summary().items()}
-
-    def difference(self, other: SessionResults) -> dict[str, tuple[Interval, ...]]:
-        """Return mean and 95 % interval of the paired difference, self minus other, on the same draws."""
-        theirs = other.per_session()
-        return {
-            name: tuple(map(mean_interval, (values - theirs[name]).T)) for name, values in self.per_session().items()
-        }
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold; an undefined number is None."""
-        draws = {
-            **self.per_session(),
-            "session_accuracy": self.session_accuracy,
-            "learning_seconds": self.learning_seconds,
-            "answering_seconds": self.answering_seconds,
-            **self.summary(),
-        }
-        return {
-            "n_draws": self.n_draws,
-            "n_sessions": self.n_sessions,
-            "n_new_classes": self.n_new_classes.tolist(),
-            "per_session": {name: [_plain(i._asdict()) for i in row] for name, row in self.mean_interval().items()},
-            "summary": {name: _plain(interval._asdict()) for name, interval in self.summary_interval().items()},
-            "draws": {name: _plain(values.tolist()) for name, values in draws.items()},
-        }
+        """Score (n, n_features) against every class learned: (n, n_classes), the higher the likelier."""
 
 
 class _Measured(NamedTuple):
-    """One session's numbers; stacked, first over sessions and then over draws."""
+    """Scores of one session; stacked, first over sessions and then over draws."""
 
     scores: Tensor
     open_set: Tensor
@@ -167,23 +65,23 @@ def evaluate_sessions(
     trained_logits: Tensor | None = None,
     progress: SessionProgress | None = None,
 ) -> SessionResults:
-    """Learn session after session, and after each answer the queries of all classes seen so far.
+    """Evaluate an incremental classifier after each session, on queries of all classes seen so far.
 
     Parameters
     ----------
     build : callable
-        Makes a fresh estimator, once per draw: ``fit`` learns the base session, ``partial_fit`` each later one, and
-        the answer is the class with the highest score. It is given tensors on the features' device.
+        Builds a new estimator, once per draw: ``fit`` learns the base session, ``partial_fit`` each later one, and the
+        class of the highest score is predicted. It is given tensors on the device of the features.
     features : Tensor (n, n_features)
     labels : Tensor (n,), int64
-        The labels the sessions were drawn from. The estimator sees those of support rows only.
+        The labels that the sessions were drawn from. The estimator sees those of support rows only.
     draws : iterable of sequences of Session
-        Each as :func:`episodes.incremental_sessions` makes it, with equally many classes per session.
+        Each as from :func:`fewshot_episodes.incremental_sessions`, with equally many classes per session.
     batch_size : int
-        Most queries at once. Sets the peak memory; changes no result of an estimator that answers each alone.
+        Queries per chunk. Bounds the memory; changes no result of an estimator that scores each query alone.
     trained_logits : Tensor (n, n_base), optional
-        A trained classifier's logits of all rows, its columns in the order of the base session's ``new_class_ids``,
-        which must be the same in all draws. Asks for ``published_session0``.
+        A trained classifier's logits of all rows, columns in the order of the base session's ``new_class_ids``, which
+        must be the same in all draws. Needed for ``published_session0``.
     progress : callable, optional
         Called after each session with the numbers of draw and session.
 
@@ -195,13 +93,13 @@ def evaluate_sessions(
     ------
     ValueError
         If there is no draw, draws differ in classes per session, a session was drawn from other labels or learns from
-        a test row, or an estimator knows other classes than it was shown or gives other than one number per query and
+        a test row, or an estimator knows other classes than it was shown or does not return one score per query and
         class.
 
     Notes
     -----
-    Session 0 is measured with the same estimator as the later ones. Nothing is chosen by looking at a test row, apart
-    from ``published_session0``, which says so.
+    Session 0 is measured with the same estimator as the later ones. Nothing is selected on test rows, except
+    ``published_session0``.
 
     Source
     ------
@@ -269,13 +167,13 @@ def _measure_draw(
         rows = session.support_index
         learn = estimator.partial_fit if i else estimator.fit
         learn(features[rows.to(features.device)], labels[rows].to(features.device))
-        learnt = time.perf_counter()
+        learned = time.perf_counter()
         unknown = draw[-1].query_index
         unknown = unknown[~torch.isin(labels[unknown], session.seen_class_ids)]
         rows = torch.cat([session.query_index, unknown])
         n_base = len(draw[0].seen_class_ids)
         answers = _answers(estimator, features, rows, session.seen_class_ids, n_base, batch_size)
-        seconds = torch.tensor([learnt - started, time.perf_counter() - learnt], dtype=torch.float64)
+        seconds = torch.tensor([learned - started, time.perf_counter() - learned], dtype=torch.float64)
         found.append(_measure(answers, labels, session, class_sessions, len(draw), seconds))
         if progress is not None:
             progress(number, i)
@@ -283,7 +181,7 @@ def _measure_draw(
 
 
 class _Answers(NamedTuple):
-    """What is kept of the scores of queries, those of seen classes first: three tensors (n,)."""
+    """Predictions and highest scores of queries, those of seen classes first: three tensors (n,)."""
 
     predictions: Tensor
     novel_predictions: Tensor
@@ -294,7 +192,7 @@ class _Answers(NamedTuple):
 def _answers(
     estimator: SessionEstimator, features: Tensor, rows: Tensor, class_ids: Tensor, n_base: int, batch_size: int
 ) -> _Answers:
-    """Answer the queries, as places in ``class_ids``, the base classes of which come first."""
+    """Predict the classes of queries as positions in ``class_ids``, in which the base classes come first."""
     columns = _columns(estimator, class_ids)
     parts = []
     for batch in torch.split(rows, batch_size):
@@ -386,12 +284,3 @@ def _check_trained(number: int, session: Session, first: Session, trained_logits
             f"trained_logits must have one row per label and one column per base class, {wanted}, "
             f"got shape {tuple(trained_logits.shape)}"
         )
-
-
-def _plain(value: Any) -> Any:
-    """Replace NaN, which JSON cannot hold, by None."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    if isinstance(value, list):
-        return [_plain(entry) for entry in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
