@@ -472,7 +472,11 @@ def test_every_incremental_method_is_listed() -> None:
     assert list(lines) == list(INCREMENTAL_METHODS)
     for name, entry in INCREMENTAL_METHODS.items():
         row = rows[name]
-        assert (row["estimator"], row["summary"], row["reference"]) == (entry.class_name, entry.summary, entry.reference)
+        assert (row["estimator"], row["summary"], row["reference"]) == (
+            entry.class_name,
+            entry.summary,
+            entry.reference,
+        )
         options = INCREMENTAL_METHODS[name].options()
         assert row["options"] == {key: options[key] for key in row["options"]}
         assert all(isinstance(options[key], tuple) for key in options.keys() - row["options"].keys())
