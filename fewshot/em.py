@@ -6,7 +6,7 @@ u_nk,
     J(u, θ) = - Σ_{n in Q} Σ_k u_nk ln p(z_n|θ_k) - Σ_{n in S} ln p(z_n|θ_{y_n})
               + λ · ( - Σ_k π_k ln π_k ) + T · Σ_{n in Q} Σ_k u_nk ln u_nk.
 
-The support set S enters θ but not π. λ is written ``class_balance`` · |Q|: ``class_balance`` = 1 and
+The support set S enters θ but not π. λ is written ``class_balance · |Q|``: ``class_balance`` = 1 and
 ``temperature`` = 1 is ordinary EM for a mixture with free proportions; a larger ``class_balance`` leaves fewer,
 larger classes; a temperature above 1 softens, below 1 hardens. Any leading batch dimensions; one solution per
 episode, independent of its companions.
@@ -30,7 +30,7 @@ _NEARLY_ALL = 0.999
 
 
 class EMState(NamedTuple):
-    """What one layer hands to the next.
+    """The state that one layer passes to the next.
 
     Attributes
     ----------
@@ -52,7 +52,7 @@ class EMResult(NamedTuple):
     log_responsibilities : Tensor (..., n_queries, n_way)
         Of the last E-step; each row is a log-probability.
     state : EMState
-        What the last E-step was made from.
+        The input of the last E-step.
     objective : Tensor (n_layers, ...) or None
         J after the E-step of each layer, with that layer's λ and T; None unless asked for.
     is_collapsed : Tensor (...), bool
@@ -80,7 +80,7 @@ class Likelihood(Protocol):
         """Tensor (..., n_way), bool, or None: which ways are real."""
 
     def initial_state(self) -> EMState:
-        """Return what the first E-step starts from."""
+        """Return the input of the first E-step."""
 
     def m_step(self, responsibilities: Tensor, parameters: Tensor) -> Tensor:
         """Return the class parameters that maximise the likelihood of support and weighted queries.
@@ -102,7 +102,7 @@ def e_step(
     temperature: Tensor | float,
     way_mask: Tensor | None = None,
 ) -> Tensor:
-    """Assign queries: ln u_n = log softmax_k( ( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T ).
+    """Assign queries: ``ln u_n = log softmax_k( ( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T )``.
 
     The exact minimiser over u of J with its concave entropy of proportions replaced by the tangent at π.
 
@@ -112,7 +112,7 @@ def e_step(
         ln p(z_n|θ_k) up to a constant per query.
     log_proportions : Tensor (..., n_way)
     class_balance : Tensor (...) or float
-        λ/|Q|, not negative.
+        ``λ/|Q|``, not negative.
     temperature : Tensor (...) or float
         T, positive; it divides the likelihood and the prior.
     way_mask : Tensor (..., n_way), bool, optional
@@ -186,7 +186,7 @@ def run_em(
     likelihood : Likelihood
         Gaussian or Dirichlet classes of an episode; decides the initial state.
     class_balance : Tensor (n_layers,)
-        λ/|Q| of each layer, not negative. With Gaussian classes the first has no effect: there is no prior yet.
+        ``λ/|Q|`` of each layer, not negative. With Gaussian classes the first has no effect: there is no prior yet.
     temperature : Tensor (n_layers,)
         T of each layer, positive.
     proportion_floor : float
@@ -241,7 +241,7 @@ def _assign(likelihood: Likelihood, state: EMState, class_balance: Tensor, tempe
 def _tempered_logits(
     class_logits: Tensor, log_proportions: Tensor, class_balance: Tensor | float, temperature: Tensor | float
 ) -> Tensor:
-    """Return the likelihood and the weighted prior over the temperature: ( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T."""
+    """Return the likelihood and the weighted prior over the temperature: ``( ln p(z_n|θ_k) + (λ/|Q|) ln π_k ) / T``."""
     balance = class_balance[..., None] if isinstance(class_balance, Tensor) else class_balance
     t = temperature[..., None, None] if isinstance(temperature, Tensor) else temperature
     return (class_logits + (balance * log_proportions)[..., None, :]) / t

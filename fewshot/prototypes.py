@@ -1,4 +1,4 @@
-"""Class sums and means, distances and logits: what every method of an episode stands on."""
+"""Class sums, class means, distances and logits: the base of all episode methods."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def one_hot(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
 
 
 def class_counts(labels: Tensor, n_way: int, dtype: torch.dtype) -> Tensor:
-    """Return how many items each class has, shape (..., n_way); labels of -1 do not count."""
+    """Count the items of each class, shape (..., n_way); labels of -1 do not count."""
     return one_hot(labels, n_way, dtype).sum(-2)
 
 
@@ -115,5 +115,5 @@ def log_softmax_over_ways(logits: Tensor) -> Tensor:
 
 
 def way_logits(logits: Tensor, way_mask: Tensor | None) -> Tensor:
-    """Give absent ways no chance: minus infinity where ``way_mask`` (..., n_way) is False."""
+    """Mask absent ways: minus infinity where ``way_mask`` (..., n_way) is False."""
     return logits if way_mask is None else logits.masked_fill(~way_mask[..., None, :], -torch.inf)

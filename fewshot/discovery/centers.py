@@ -1,4 +1,4 @@
-"""Rows and centres: which is nearest, how far, how likely. A block of rows at a time, and no square overflows."""
+"""Nearest centers, distances and probabilities of rows, in blocks and without overflow of squares."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def block_size(features: Tensor, n_centers: int) -> int:
 
 
 def nearest_centers(features: Tensor, centers: Tensor) -> tuple[Tensor, Tensor]:
-    """Find the nearest of some centres for each row, a block of rows at a time.
+    """Find the nearest of some centers for each row, a block of rows at a time.
 
     Returns
     -------
@@ -38,7 +38,7 @@ def center_log_probabilities(features: Tensor, centers: Tensor, variance: Tensor
     features : Tensor (n, n_features)
     centers : Tensor (n_clusters, n_features)
     variance : Tensor (), float64
-        σ², of one feature within a cluster, not negative; with 0 the nearest centre has it all.
+        σ², of one feature within a cluster, not negative; with 0 the nearest center has it all.
     """
     squared, unit = _scaled_distances(features, centers)
     largest = torch.finfo(squared.dtype).max
@@ -55,7 +55,7 @@ def inertia(features: Tensor, centers: Tensor, labels: Tensor) -> float:
 
 
 def squared_distances(rows: Tensor, centers: Tensor) -> Tensor:
-    """Return ``‖x‖² - 2x·c + ‖c‖²``, shape (n, n_centers), not negative, of rows and centres not far from 0."""
+    """Return ``‖x‖² - 2x·c + ‖c‖²``, shape (n, n_centers), not negative, of rows and centers not far from 0."""
     squares = centers.square().sum(1) + rows.square().sum(1, keepdim=True)
     return torch.addmm(squares, rows, centers.mT, alpha=-2).clamp_(min=0)
 

@@ -1,7 +1,7 @@
-r"""How well a number of classes fits a pool: hidden classes found again, silhouette, BIC. Higher is better.
+r"""Scores of a number of classes: recovery of held-out classes, silhouette, BIC. Higher is better.
 
-Each score clusters the pool by semi-supervised k-means into k classes and judges the outcome. A `Scorer` is made once
-for a pool and a draw; it answers for each k by its own draws, whatever was asked before.
+Each score clusters the pool by semi-supervised k-means into k classes and scores the clustering. A `Scorer` is built
+once for a pool and a seed; its score of k does not depend on which numbers were scored before.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _N_SAMPLED = 2000
 
 
 def hidden_class_scorer(features: Tensor, labels: Tensor, generator: torch.Generator, *, n_init: int = 3) -> Scorer:
-    """Score by how well known classes are found again when their labels are hidden.
+    """Score by the recovery of known classes whose labels are held out.
 
     Half of the known classes (two or more) lose their labels; the pool is clustered; the score is the adjusted Rand
     index of the hidden labels plus the silhouette of the clustering.
@@ -48,9 +48,9 @@ def hidden_class_scorer(features: Tensor, labels: Tensor, generator: torch.Gener
 
     Notes
     -----
-    Where labels are shown, every clustering agrees with them, so that only hidden ones can judge. The index falls both
-    where hidden classes are thrown together and where they are cut up, but is flat over numbers that leave them
-    whole: there the silhouette decides. [GCD] scores the matched accuracy of labels that its (unsupervised) k-means
+    Every clustering agrees with the labels it is given, so only held-out ones can score it. The index falls where
+    held-out classes are merged and where they are split, but is flat over numbers that leave them whole: there the
+    silhouette decides. [GCD] scores the matched accuracy of labels that its (unsupervised) k-means
     never saw; on real features its maximum lies lower, farther from the truth, than that of the index.
 
     Source
@@ -70,7 +70,7 @@ def hidden_class_scorer(features: Tensor, labels: Tensor, generator: torch.Gener
 
 
 def hold_out_classes(labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Take away the labels of half of the known classes, two or more.
+    """Hold out the labels of half of the known classes, two or more.
 
     Returns
     -------
@@ -81,7 +81,9 @@ def hold_out_classes(labels: Tensor, generator: torch.Generator) -> tuple[Tensor
     """
     n_known = int(labels.max()) + 1
     if n_known < 3:
-        raise ValueError(f"hiding classes needs at least 3 known ones, got {n_known}: use method='silhouette' or 'bic'")
+        raise ValueError(
+            f"holding out classes needs at least 3 known ones, got {n_known}: use method='silhouette' or 'bic'"
+        )
     order = torch.randperm(n_known, generator=generator, device=generator.device).to(labels.device)
     n_hidden = max(2, n_known // 2)
     number = labels.new_full((n_known + 1,), -1)  # the last is for rows without a label
@@ -138,7 +140,7 @@ def silhouette(distances: Tensor, labels: Tensor) -> float:
 
 
 def sampled_silhouette(features: Tensor, generator: torch.Generator) -> Callable[[Tensor], float]:
-    """Return what gives the `silhouette` of labels (n,) by a sample of 2000 rows, the same for all labels."""
+    """Build a function from labels (n,) to their `silhouette` on a fixed sample of 2000 rows."""
     chosen = torch.randperm(len(features), generator=generator, device=generator.device)[:_N_SAMPLED]
     chosen = chosen.to(features.device)
     rows = features[chosen] - features[chosen].mean(0)

@@ -1,8 +1,8 @@
-r"""Semi-supervised k-means: labelled items stay with their class, the others go to the nearest of all centres.
+r"""Semi-supervised k-means: labelled items stay with their class, the others go to the nearest of all centers.
 
 Minimises ``Σ_{i labelled} ‖x_i - c_{y_i}‖² + Σ_{i unlabelled} min_k ‖x_i - c_k‖²``, by turns over assignments and
-centres. Rows are read in blocks, shifted and scaled on the way so that no square overflows; no copy of the features is
-made and no distance to all centres is kept.
+centers. Rows are read in blocks, shifted and scaled on the way so that no square overflows; no copy of the features is
+made and no distance to all centers is kept.
 
 Source: [GCD] §3.3 and the released code; Arthur and Vassilvitskii, "k-means++", SODA 2007, for the draws.
 """
@@ -27,11 +27,11 @@ class KMeansResult(NamedTuple):
     Attributes
     ----------
     labels : Tensor (n,), int64
-        The cluster of each row; a labelled row's is its class, another's is that of the nearest centre.
+        The cluster of each row; a labelled row's is its class, another's is that of the nearest center.
     centers : Tensor (n_clusters, n_features)
         Those of the known classes first.
     inertia : float
-        Σ_i ‖x_i - c_{labels_i}‖², of these labels and these centres.
+        Σ_i ‖x_i - c_{labels_i}‖², of these labels and these centers.
     objective : Tensor (n_steps,), float64
         The same sum after the assignment of each step; it never rises.
     """
@@ -84,9 +84,9 @@ def semi_supervised_kmeans(
     Notes
     -----
     Without a label it is k-means. The authors' tolerance is absolute; relative to the variance, as in scikit-learn, the
-    answer does not depend on the unit. An empty cluster takes the unlabelled row that is farthest from its centre, so
-    that the objective still falls; with fewer distinct rows than clusters it stays empty and keeps its centre (the
-    authors' becomes NaN). The inertia is that of what is returned, not of the step before. Not differentiable.
+    answer does not depend on the unit. An empty cluster takes the unlabelled row that is farthest from its center, so
+    that the objective still falls; with fewer distinct rows than clusters it stays empty and keeps its center (the
+    authors' becomes NaN). The inertia is that of the returned labels and centers. Not differentiable.
 
     Source
     ------
@@ -120,7 +120,7 @@ def kmeans_plus_plus(
     generator: torch.Generator,
     is_candidate: Tensor | None = None,
 ) -> Tensor:
-    """Draw rows to start clusters from, each with P(i) ∝ min_j ‖x_i - c_j‖² over all centres so far.
+    """Draw rows to start clusters from, each with P(i) ∝ min_j ‖x_i - c_j‖² over all centers so far.
 
     Parameters
     ----------
@@ -136,11 +136,11 @@ def kmeans_plus_plus(
     Returns
     -------
     Tensor (n_centers,), int64
-        Rows. A row that lies on a centre is drawn only if all candidates do.
+        Rows. A row that lies on a center is drawn only if all candidates do.
 
     Source
     ------
-    Arthur and Vassilvitskii, SODA 2007; on unlabelled rows, with the labelled means as centres, as in [GCD]'s code.
+    Arthur and Vassilvitskii, SODA 2007; on unlabelled rows, with the labelled means as centers, as in [GCD]'s code.
 
     Examples
     --------
@@ -175,7 +175,7 @@ class _Assignment(NamedTuple):
 
 
 class _Pool:
-    """The rows as a run sees them: less their mean, scaled by a power of two to at most 1, in blocks."""
+    """The rows of a run in blocks: centered, scaled by a power of two to at most 1."""
 
     def __init__(self, features: Tensor, labels: Tensor, n_clusters: int) -> None:
         self.features, self.n_clusters = features, n_clusters
@@ -223,7 +223,7 @@ def _start(pool: _Pool, generator: torch.Generator) -> Tensor:
 
 
 def _run(pool: _Pool, centers: Tensor, n_steps: int, tolerance: float) -> _Run:
-    """Assign and average until the centres rest."""
+    """Assign and average until the centers converge."""
     limit = tolerance * pool.total / pool.features.numel()
     trace = []
     for _ in range(n_steps):
@@ -238,7 +238,7 @@ def _run(pool: _Pool, centers: Tensor, n_steps: int, tolerance: float) -> _Run:
 
 
 def _assign(pool: _Pool, centers: Tensor) -> _Assignment:
-    """Gather the counts and sums of the clusters when each unlabelled row goes to its nearest centre."""
+    """Assign each unlabelled row to its nearest center; sum counts and rows of the clusters."""
     counts, sums = pool.counts.clone(), pool.sums.clone()
     parts = []
     for _, rows in pool.blocks(pool.free):
@@ -253,7 +253,7 @@ def _assign(pool: _Pool, centers: Tensor) -> _Assignment:
 
 
 def _refill(pool: _Pool, found: _Assignment, squared: Tensor, own: Tensor) -> _Assignment:
-    """Give each empty cluster one of the rows that are farthest from their centres, unless they lie on them."""
+    """Give each empty cluster one of the rows that are farthest from their centers, unless they lie on them."""
     empty = torch.nonzero(found.counts == 0)[:, 0]
     far = squared.topk(min(len(empty), len(squared))).indices
     rows = pool.inward(pool.features[pool.free[far]])
@@ -276,7 +276,7 @@ def _cluster_sums(rows: Tensor, labels: Tensor, n_clusters: int) -> Tensor:
 
 
 def _squared_to(features: Tensor, centers: Tensor, unit: Tensor) -> Tensor:
-    """Return the squared distance (n,), over unit², of each row to its centre, or to the one for all."""
+    """Return the squared distance (n,), over unit², of each row to its center, or to the one for all."""
     centers = centers.expand_as(features)
     size = block_size(features, 1)
     blocks = zip(torch.split(features, size), torch.split(centers, size), strict=True)

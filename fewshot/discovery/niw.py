@@ -24,7 +24,7 @@ __all__ = ["NIWPrior", "log_marginal_likelihood", "posterior"]
 
 
 class NIWPrior(NamedTuple):
-    """A normal-inverse-Wishart prior, or as many posteriors as there are leading dimensions.
+    """A normal-inverse-Wishart prior, or a batch of posteriors.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class NIWPrior(NamedTuple):
 
     @property
     def needs_scatters(self) -> bool:
-        """True: classes differ in shape."""
+        """True: covariances differ between classes."""
         return True
 
     def log_evidence(self, statistics: ClusterStatistics) -> Tensor:

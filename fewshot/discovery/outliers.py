@@ -1,4 +1,4 @@
-"""How far rows lie from their classes, in shares of known items that lie nearer."""
+"""Outlier scores: distances to class means, ranked among those of known rows."""
 
 from __future__ import annotations
 

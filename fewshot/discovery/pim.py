@@ -59,7 +59,7 @@ def fit_pim(
     learning_rate: float = 1e-3,
     weight_decay: float = 1e-2,
 ) -> PIMResult:
-    """Train the head by Adam on all rows at once, from the head that answers with the nearest centre.
+    """Train the head by Adam on all rows at once, from the nearest-center head.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def fit_pim(
     Notes
     -----
     The gradient is exact whatever the number of rows: mean p is gathered in a first pass over blocks, the gradient in a
-    second. The bias, its start, and what the weights are decayed towards (0) are this library's reading.
+    second. The bias, its start, and weight decay towards 0 are this library's reading.
 
     Source
     ------
@@ -154,7 +154,7 @@ def choose_entropy_weight(
         Decides the start, one k-means for all.
     candidates : sequence of float
     settings : mapping, optional
-        What else `fit_pim` is told.
+        Other arguments of `fit_pim`.
 
     Returns
     -------
@@ -202,7 +202,7 @@ class PIM(CategoryDiscoverer):
 
     Source
     ------
-    [PIM], from a description; what is a reading of it is said in `fit_pim`. Its λ is chosen by accuracy.
+    [PIM], from a description; `fit_pim` lists what is a reading of it. Its λ is chosen by accuracy.
 
     Examples
     --------

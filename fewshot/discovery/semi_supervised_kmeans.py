@@ -26,12 +26,12 @@ class SemiSupervisedKMeans(CategoryDiscoverer):
     Attributes
     ----------
     inertia_ : float
-        Σ of squared distances to the centres.
+        Σ of squared distances to the centers.
 
     Notes
     -----
     Where fewer rows are distinct than classes are asked for, the classes without a row are left out, with a warning.
-    `predict` is the nearest centre; `predict_proba` takes the classes for Gaussians of equal weight and equal,
+    `predict` is the nearest center; `predict_proba` takes the classes for Gaussians of equal weight and equal,
     spherical spread: the softmax of -‖x - c‖²/(2σ²), where σ² is the mean within-class variance of a feature,
     inertia / ((n - n_classes) · n_features).
 

@@ -1,4 +1,4 @@
-r"""Counts, means and scatters of clusters: all that the evidence for a split or a merge needs to know.
+r"""Sufficient statistics of clusters: counts, means and scatters.
 
 The scatter is ``S_k = Σ_{i∈k} (x_i - x̄_k)(x_i - x̄_k)ᵀ``, not divided. Statistics of disjoint sets add:
 n = n₁ + n₂, x̄ = (n₁x̄₁ + n₂x̄₂)/n, S = S₁ + S₂ + (n₁n₂/n)(x̄₁ - x̄₂)(x̄₁ - x̄₂)ᵀ, where nothing large is taken from
@@ -22,7 +22,7 @@ _CHUNK = 16384
 
 
 class ClusterStatistics(NamedTuple):
-    """What is known of each of some clusters, in float64.
+    """Sufficient statistics of clusters, in float64.
 
     Attributes
     ----------
@@ -30,7 +30,7 @@ class ClusterStatistics(NamedTuple):
     means : Tensor (..., n_clusters, n_features)
         Zero for an empty cluster.
     scatters : Tensor (..., n_clusters, n_features, n_features) or None
-        None where nobody needs them.
+        None where they are not needed.
     """
 
     counts: Tensor
@@ -67,7 +67,7 @@ def add_statistics(first: ClusterStatistics, second: ClusterStatistics) -> Clust
 def cluster_statistics(
     features: Tensor, labels: Tensor, n_clusters: int, *, with_scatters: bool = True
 ) -> ClusterStatistics:
-    """Gather the statistics of clusters, each cluster's rows in one product.
+    """Compute the statistics of clusters, each cluster's rows in one product.
 
     Parameters
     ----------

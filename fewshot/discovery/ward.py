@@ -98,7 +98,7 @@ def name_clusters(clusters: Tensor, labels: Tensor, n_known: int) -> Tensor:
 
 
 class WardDiscovery(CategoryDiscoverer):
-    """Ward's clustering of all rows, labels unseen; labels decide where to cut, and name clusters.
+    """Ward's clustering of all rows without labels; labels choose the cut and name the clusters.
 
     Parameters
     ----------

@@ -1,1 +1,1 @@
-"""What EM needs to know of a class: Gaussian, its scatter, Dirichlet."""
+"""Class likelihoods for generalized EM: Gaussian, its scatter, Dirichlet."""

@@ -89,7 +89,7 @@ def dirichlet_log_likelihood(log_features: Tensor, alpha: Tensor) -> Tensor:
 def digamma_trigamma(x: Tensor) -> tuple[Tensor, Tensor]:
     """Return ψ(x) and ψ'(x) for positive x together, several times faster than one by one.
 
-    A few steps of the recurrence, then the asymptotic series; in float64 the error is below 1e-11 of 1 + |value|.
+    A few steps of the recurrence, then the asymptotic series; in float64 the error is below 1e-11 of ``1 + |value|``.
     """
     n_steps = 6 if x.dtype == torch.float64 else 2
     digamma, trigamma = torch.zeros_like(x), torch.zeros_like(x)

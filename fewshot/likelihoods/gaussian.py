@@ -26,13 +26,13 @@ __all__ = [
     "with_precision",
 ]
 
-# Bytes of centred queries at once when inner products are taken.
+# Bytes of centered queries at once when inner products are taken.
 _PIECE_BYTES = {"cpu": 1 << 23, "cuda": 1 << 28}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Gaussian:
-    """What both forms keep.
+    """Fields of both forms.
 
     Attributes
     ----------
@@ -72,9 +72,9 @@ class GaussianDirect(_Gaussian):
     Attributes
     ----------
     query : Tensor (..., n_queries, n_features)
-        Centred; 0 for padding.
+        Centered; 0 for padding.
     support_sums : Tensor (..., n_way, n_features)
-        S_k, centred.
+        S_k, centered.
     """
 
     query: Tensor
@@ -203,7 +203,7 @@ def gaussian_likelihood(
 ) -> GaussianDirect | GaussianGram:
     """Prepare an episode for generalized EM with Gaussian classes.
 
-    The features are centred on the support's mean, which changes no result but the rounding.
+    The features are centered on the support's mean, which changes no result but the rounding.
 
     Parameters
     ----------
@@ -227,7 +227,7 @@ def gaussian_likelihood(
     precision = torch.as_tensor(precision, dtype=episode.query.dtype, device=episode.query.device)
     masks = (episode.query_mask, episode.way_mask if episode.is_ragged else None)
     if not is_gram:
-        query, sums, squared_norm = _centred(
+        query, sums, squared_norm = _centered(
             episode.support, episode.support_labels, episode.query, episode.query_mask, n_way=episode.n_way
         )
         return GaussianDirect(counts, squared_norm, precision, *masks, query, sums)
@@ -238,7 +238,7 @@ def gaussian_likelihood(
 
 
 def is_gram_cheaper(n_queries: int, n_features: int, n_way: int, n_layers: int) -> bool:
-    """Decide between the two forms by what they read and multiply.
+    """Choose the cheaper form by its memory traffic and multiplications.
 
     A direct layer reads the queries twice and makes 2·q·k·d multiply-adds; a Gram layer reads the Gram matrix once and
     makes q²·k; making the Gram matrix takes q²·d. Eight multiply-adds cost about as much as one number read.
@@ -265,7 +265,7 @@ def _debiasing(nearest: Tensor, counts: Tensor) -> Tensor:
 
 
 def _pieces(episode: Episode) -> Iterator[tuple[Tensor, ...]]:
-    """Cut a batch into pieces whose centred copy stays small: it bounds the memory, and on a CPU it stays in cache."""
+    """Cut a batch into pieces whose centered copy stays small: it bounds the memory, and on a CPU it stays in cache."""
     tensors = [episode.support, episode.support_labels, episode.query]
     tensors += [] if episode.query_mask is None else [episode.query_mask]
     n_leading, n_batch = len(episode.batch_shape), episode.batch_shape.numel()
@@ -278,15 +278,15 @@ def _pieces(episode: Episode) -> Iterator[tuple[Tensor, ...]]:
 def _inner_products(
     support: Tensor, support_labels: Tensor, query: Tensor, query_mask: Tensor | None = None, *, n_way: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Return the support's squared norm, z_n·z_m, S_k·z_n and S_k·S_l of centred features."""
-    query, sums, squared_norm = _centred(support, support_labels, query, query_mask, n_way=n_way)
+    """Return the support's squared norm, z_n·z_m, S_k·z_n and S_k·S_l of centered features."""
+    query, sums, squared_norm = _centered(support, support_labels, query, query_mask, n_way=n_way)
     return squared_norm, query @ query.mT, sums @ query.mT, sums @ sums.mT
 
 
-def _centred(
+def _centered(
     support: Tensor, support_labels: Tensor, query: Tensor, query_mask: Tensor | None, *, n_way: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return queries and support sums, centred on the support's mean, and the support's squared norm; padding is 0."""
+    """Return queries and support sums, centered on the support's mean, and the support's squared norm; padding is 0."""
     one_hot_rows = one_hot(support_labels, n_way, query.dtype)
     sums, counts = one_hot_rows.mT @ support, one_hot_rows.sum(-2)[..., None]
     center = sums.sum(-2, keepdim=True) / counts.sum(-2, keepdim=True)

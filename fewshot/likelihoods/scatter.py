@@ -1,4 +1,4 @@
-"""How the items of an episode scatter around their class means: its own unit of scale."""
+"""Within-class scatter of an episode: its own unit of scale."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["Scatter", "effective_variance", "residual_scatter"]
 
 
 class Scatter(NamedTuple):
-    """How the items of an episode scatter around their class means, with C their covariance.
+    """Within-class scatter of an episode, with C the covariance of items around their class means.
 
     Attributes
     ----------
@@ -59,7 +59,7 @@ def effective_variance(likelihood: GaussianDirect | GaussianGram, n_features: in
 
 
 def residual_scatter(likelihood: GaussianDirect | GaussianGram, n_features: int) -> Scatter:
-    """Measure how items scatter around their class means, see `effective_variance`."""
+    """Estimate the within-class scatter, see `effective_variance`."""
     squared_norms, of_pairs = likelihood.residual_squares()
     n = squared_norms.new_tensor(squared_norms.shape[-1])
     if likelihood.query_mask is not None:

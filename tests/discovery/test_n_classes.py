@@ -164,7 +164,9 @@ def test_errors_say_what_is_needed():
     with pytest.raises(ValueError, match="unknown method of counting classes 'silhouete': did you mean 'silhouette'"):
         estimate_n_classes(rows, labels, method="silhouete", generator=generator())
     few = labels.where(labels < 2, -1)
-    with pytest.raises(ValueError, match="hiding classes needs at least 3 known ones, got 2: use method='silhouette'"):
+    with pytest.raises(
+        ValueError, match="holding out classes needs at least 3 known ones, got 2: use method='silhouette'"
+    ):
         estimate_n_classes(rows, few, method="hidden-classes", generator=generator())
 
 

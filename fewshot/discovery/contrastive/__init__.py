@@ -1,1 +1,1 @@
-"""Contrastive representation learning on a frozen backbone's features."""
+"""Contrastive representation learning on frozen features: `losses`, the projection `head`, and `training`."""

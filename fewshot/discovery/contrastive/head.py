@@ -1,4 +1,4 @@
-"""A small head on frozen features that starts as what it stands on, and the directions that it may start from."""
+"""A projection head initialised to the identity, or to given directions."""
 
 from __future__ import annotations
 

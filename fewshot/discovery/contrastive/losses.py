@@ -1,7 +1,7 @@
 r"""Losses that pull features towards the prototypes of their classes, and apart from those of others.
 
-By turns with the search for classes they make up a representation: classes are found (E-step), features are trained to
-lie near the prototypes found (M-step). All take rows of unit length; all but the concentrations are differentiable.
+Alternating with the search for classes they learn a representation: classes are found (E-step), features are trained
+to lie near their prototypes (M-step). All take rows of unit length; all but the concentrations are differentiable.
 
 Source: [GPC] §3 and the released code; Li et al., "Prototypical Contrastive Learning of Unsupervised Representations",
 ICLR 2021; Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020; [GCD] §3.2.
@@ -40,7 +40,7 @@ def prototype_concentrations(
     smoothing: float = 10.0,
     clip: tuple[float, float] = (0.1, 0.9),
 ) -> Tensor:
-    r"""Measure how widely the rows of each prototype lie: the temperatures of `prototypical_contrast`.
+    r"""Measure the spread of the rows of each prototype: the temperatures of `prototypical_contrast`.
 
     ``φ_k = mean_{i∈k} ‖x_i - c_k‖ / log(n_k + s)``, then clipped to two of its quantiles over the prototypes, then
     scaled to mean ``temperature``.

@@ -1,4 +1,4 @@
-r"""The contrastive step of category discovery on frozen features: classes are found, a small head is trained, by turns.
+r"""Contrastive training of a projection head, alternating with category discovery.
 
 E-step: any discoverer finds the classes of the projected rows. M-step: the head is trained by
 
@@ -106,7 +106,7 @@ def fit_projection(
     generator: torch.Generator,
     progress: Callable[[int, ContrastRound], None] | None = None,
 ) -> list[ContrastRound]:
-    """Train a head by turns with the search for classes.
+    """Train a projection head, alternating with the search for classes.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def fit_projection(
     dropout : float
         Share of entries that a view leaves out, in [0, 1), see `dropout_view`. Default 0.
     is_held_out : Tensor (n,), bool, optional
-        Labelled rows whose label nothing is shown of but the trace's accuracy.
+        Labelled rows whose label is used for the accuracy in the trace alone.
     generator : torch.Generator
         Draws batches and views.
     progress : callable, optional
@@ -220,7 +220,7 @@ def draw_batch(labels: Tensor, batch_size: int, *, generator: torch.Generator) -
 
 
 class _Task(NamedTuple):
-    """What the steps of a round have in common."""
+    """The constants of the steps of a round."""
 
     features: Tensor
     labels: Tensor
@@ -253,7 +253,7 @@ def _unit_means(projected: Tensor, labels: Tensor, n_classes: int) -> Tensor:
 def _make_view(
     features: Tensor, labels: Tensor, noise: float, dropout: float, generator: torch.Generator
 ) -> Callable[[Tensor], Tensor]:
-    """Return what makes a view of unit rows."""
+    """Build the function that makes a view of unit rows."""
     spread = class_spread(l2_normalize(features), *_numbered(labels)) if noise > 0 else None
 
     def view(rows: Tensor) -> Tensor:
@@ -327,7 +327,7 @@ def _check_settings(supervised_weight: float, dropout: float, batch_size: int, *
     for what, value in positive.items():
         check_positive(what, value)
     if batch_size < 2:
-        raise ValueError(f"batch_size must be at least 2, got {batch_size}: a row alone has nothing to be told from")
+        raise ValueError(f"batch_size must be at least 2, got {batch_size}: a row alone has no negatives")
     if not 0 <= supervised_weight <= 1:
         raise ValueError(f"supervised_weight must lie in [0, 1], got {supervised_weight}")
     if not 0 <= dropout < 1:

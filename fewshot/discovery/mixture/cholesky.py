@@ -9,7 +9,7 @@ from fewshot.discovery.mixture.scaling import LEAST_VARIANCE
 
 __all__ = ["cholesky_with_jitter", "log_determinants"]
 
-# From 1e-6 to 1e6 times the trace: only what is not finite still has no factor then.
+# From 1e-6 to 1e6 times the trace: then only a matrix that is not finite has no factor.
 _MAX_DOUBLINGS = 40
 
 

@@ -1,6 +1,6 @@
 r"""Semi-supervised EM for a mixture of Gaussians: labelled rows belong to the component of their class.
 
-Component k below the number of labelled classes is bound to labelled class k; x_i of class y_i, or unlabelled.
+Component k below the number of labelled classes is bound to labelled class k; x_i of class y_i, or unlabelled::
 
     E-step   r_ik ∝ π_k N(x_i | μ_k, Σ_k) of an unlabelled row, r_ik = 1[k = y_i] of a labelled one;
              hard: one-hot at the largest

@@ -9,13 +9,15 @@ With N_k = Σ_i r_ik, x̄_k and S_k the weighted counts, means and scatters, and
 
 A form restricts Σ_k, and the same density is maximised over the rest:
 
-| form | Σ_k |
-|---|---|
-| full | A_k / (ν + N_k + D + 2) |
-| diagonal | its diagonal |
-| spherical | the mean of its diagonal |
-| tied, one Σ ~ IW(ν, Ψ) and μ_k ~ N(m, Σ/κ) | (Ψ + Σ_k (A_k - Ψ)) / (ν + N + D + 1 + K) |
-| low-rank | one step of factor analysis towards it: it raises the objective, and does not maximise it |
+==========================================  =========================================
+form                                        Σ_k
+==========================================  =========================================
+full                                        A_k / (ν + N_k + D + 2)
+diagonal                                    its diagonal
+spherical                                   the mean of its diagonal
+tied, one Σ ~ IW(ν, Ψ) and μ_k ~ N(m, Σ/κ)  (Ψ + Σ_k (A_k - Ψ)) / (ν + N + D + 1 + K)
+low-rank                                    one step of factor analysis towards it
+==========================================  =========================================
 
 Without a prior, μ_k = x̄_k and Σ_k = S_k/N_k + ``covariance_floor`` I, as in scikit-learn. A component without rows
 keeps its mean and covariance.

@@ -123,7 +123,7 @@ def find_power(
     Parameters
     ----------
     projected : Tensor (n, n_dims)
-        Centred rows of the pool, see `fewshot.discovery.space.principal_space`.
+        Centered rows of the pool, see `fewshot.discovery.space.principal_space`.
     labels : Tensor (n,), int64
         In [0, n_known), or -1.
     n_known : int
