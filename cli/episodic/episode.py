@@ -11,9 +11,9 @@ from fewshot_episodes.sampler import PROTOCOLS, QUERY_DISTRIBUTIONS
 
 from fewshot.episodic.method import Method
 from fewshot.evaluation.episode_experiment import DRAWN_BY_META_DATASET, META_DATASET, EpisodeExperiment
-from fewshot.evaluation.episode_runs import EpisodeRun, run_episodes
+from fewshot.evaluation.episode_runs import EpisodeResults, EpisodeRun, run_episodes
 from fewshot.evaluation.fitted_methods import FittedMethod, trained_unem
-from fewshot.features import load_features
+from fewshot.features import FeatureSet, load_features
 from fewshot.registry.episodic import build_method
 from fewshot.storage import write_text_atomic
 from fewshot.tuning.files import tuned_method
@@ -226,17 +226,7 @@ def _evaluated(files: EpisodeFiles, experiment: EpisodeExperiment, built: Mappin
     trained = [] if files.weights is None else [trained_unem(files.weights)]
     fitted = [*trained, *tuned]
     check_columns({**built, **{each.text: each.method for each in fitted}}, pool, files.classes)
-    with output.Progress("episodes", is_quiet=files.is_quiet) as progress:
-        results = run_episodes(
-            pool,
-            experiment,
-            methods=built,
-            fitted=fitted,
-            base_features=None if files.base_features is None else load_features(files.base_features),
-            progress=lambda run, n_done, means: progress.stage(run, experiment.n_episodes).update(
-                n_done, _running(means)
-            ),
-        )
+    results = _run(files, experiment, pool, built, fitted)
     resolved = {"methods": list(results.methods), "device": str(device)}
     return {
         "settings": settings_of(files) | settings_of(experiment) | _resolved(experiment) | resolved,
@@ -247,6 +237,27 @@ def _evaluated(files: EpisodeFiles, experiment: EpisodeExperiment, built: Mappin
         "results": [row for run in results.runs for row in _rows(run, results.methods, is_kept=files.keep_episodes)],
         "differences": [difference._asdict() for difference in results.differences()],
     }
+
+
+def _run(
+    files: EpisodeFiles,
+    experiment: EpisodeExperiment,
+    pool: FeatureSet,
+    built: Mapping[str, Method],
+    fitted: Sequence[FittedMethod],
+) -> EpisodeResults:
+    base = None if files.base_features is None else load_features(files.base_features)
+    with output.Progress("episodes", is_quiet=files.is_quiet) as progress:
+        return run_episodes(
+            pool,
+            experiment,
+            methods=built,
+            fitted=fitted,
+            base_features=base,
+            progress=lambda run, n_done, means: progress.stage(run, experiment.n_episodes).update(
+                n_done, _running(means)
+            ),
+        )
 
 
 def _resolved(experiment: EpisodeExperiment) -> dict[str, Any]:

@@ -272,14 +272,18 @@ def _methods(
         check_unseen(each, pool.class_names, allow_seen_classes=experiment.allow_seen_classes)
         warn_of_other_features(each, pool.source)
         ready[each.text] = each.method
-    placed = [by_name[text].text if text in by_name else text for text in experiment.methods]
-    texts = dict.fromkeys([*placed, *(each.text for each in fitted)])
-    methods = {text: ready[text] if text in ready else build_method(text) for text in texts}
+    methods = {text: ready[text] if text in ready else build_method(text) for text in _texts(experiment, by_name)}
     check_columns(methods, pool)
     for method in methods.values():
         if isinstance(method, torch.nn.Module):
             method.to(pool.features.device)
     return methods
+
+
+def _texts(experiment: EpisodeExperiment, fitted: Mapping[str, FittedMethod]) -> list[str]:
+    """Return the methods to run: fitted ones in place of those of their names, or else after the others."""
+    placed = [fitted[text].text if text in fitted else text for text in experiment.methods]
+    return list(dict.fromkeys([*placed, *(each.text for each in fitted.values())]))
 
 
 def _centered(base: FeatureSet, pool: FeatureSet, experiment: EpisodeExperiment) -> Method:
