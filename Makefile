@@ -8,7 +8,7 @@ BIN = $(VENV)/bin
 SECONDS ?= 600
 N ?= 10
 
-.PHONY: demo classify test lint types tests explore shuffle notebooks bench tables dist install clean
+.PHONY: demo classify test lint types tests explore shuffle notebooks docs bench tables dist install clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m tests.tools.write_digits $(VENV)/demo/labelled 5
@@ -22,7 +22,7 @@ demo: $(VENV)/.installed
 classify: $(VENV)/.installed
 	$(BIN)/fewshot classify --support "$(SUPPORT)" --query "$(QUERY)"
 
-test: lint types tests notebooks
+test: lint types tests notebooks docs
 
 install: $(VENV)/.installed-dev
 
@@ -58,8 +58,17 @@ shuffle: install
 	  $(BIN)/pytest --shuffle-seed $$seed --numprocesses $$(( seed % 2 ? 4 : 0 )) --dist loadgroup || exit 1; \
 	done
 
-notebooks: install
-	$(BIN)/python -m tests.tools.run_notebooks notebooks
+# Executed copies with their outputs, which the site shows; made again where a notebook or the code has changed.
+CODE = $(shell find fewshot episodes cli -name '*.py')
+notebooks: $(patsubst notebooks/%,build/notebooks/%,$(wildcard notebooks/*.ipynb))
+
+build/notebooks/%.ipynb: notebooks/%.ipynb $(CODE) | install
+	$(BIN)/python -m tests.tools.run_notebook $< $@
+
+# The site, in build/site: warnings are errors, and each command, method and public name must be on it.
+docs: notebooks
+	$(BIN)/python -m sphinx -b html --jobs auto --nitpicky --fail-on-warning --keep-going --fresh-env -d build/doctrees docs build/site
+	$(BIN)/python -m docs.extension.check build/site
 
 bench: install
 	$(BIN)/python -m tests.benchmarks
