@@ -11,13 +11,15 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from docs.extension import generated
+from docs.extension.commands import with_examples
 from docs.extension.docstrings import as_rst
+from docs.extension.packages import home
 from docs.extension.references import reference_keys
 
-__all__ = ["home", "setup"]
+__all__ = ["setup"]
 
 
-def home(name: str) -> str:
+def _canonical(name: str) -> str:
     """Return the name under which the reference documents a public name, such as that of ``fewshot.UNEM``.
 
     Raises
@@ -33,7 +35,7 @@ def home(name: str) -> str:
             continue
         for part in parts[end:]:
             found = getattr(found, part)
-        return generated.home(found, name)
+        return home(found, name)
     raise ImportError(name)
 
 
@@ -57,7 +59,7 @@ def _resolve(
     if not target.startswith(("fewshot.", "fewshot_episodes.")):
         return contnode
     try:
-        canonical = home(target)
+        canonical = _canonical(target)
     except (ImportError, AttributeError):
         return None
     domain = env.domains["py"]
@@ -77,9 +79,15 @@ def _is_left_out(app: Sphinx, what: str, name: str, obj: object, skip: bool, opt
     return True if is_field or is_foreign else None
 
 
+def _describe(app: Sphinx, context: object, lines: list[str]) -> None:
+    """Show the examples of a command as code."""
+    lines[:] = with_examples(lines)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register."""
     app.connect("source-read", _expand)
+    app.connect("sphinx-click-process-description", _describe)
     app.connect("autodoc-process-docstring", _process, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", _is_left_out)
     app.connect("doctree-read", _look_up_exactly)

@@ -11,8 +11,8 @@ from pathlib import Path
 from sphinx.util.inventory import InventoryFile
 
 import fewshot
-from docs.extension.generated import home
 from docs.extension.names import command_names, method_names
+from docs.extension.packages import home
 
 __all__ = ["missing"]
 
@@ -26,7 +26,8 @@ def missing(site: Path) -> Iterator[str]:
         if home(getattr(fewshot, name), f"fewshot.{name}") not in documented:
             yield f"fewshot.{name} is not in the reference of the API"
     commands = _headings(site / "reference" / "cli.html")
-    yield from (f"fewshot {name} is not on the page of commands" for name in command_names() if name not in commands)
+    named = [f"fewshot {name}" for name in command_names()]
+    yield from (f"{name} is not on the page of commands" for name in named if name not in commands)
     methods = set().union(*(_headings(page) for page in (site / "methods").glob("*.html")))
     yield from (f"{name} is on no page of methods" for name in method_names() if name not in methods)
 

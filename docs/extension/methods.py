@@ -4,74 +4,36 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any
+
+from sklearn.base import BaseEstimator
 
 from docs.extension.docstrings import as_rst
 from docs.extension.numpydoc import description, parameters
 from docs.extension.references import key_link, reference_keys
-from fewshot.registry.episodic import METHODS, build_method, method_options
-from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier, classifier_options
+from fewshot.registry import INCREMENTAL_METHODS, METHODS, Entry
 
 __all__ = ["method_sections", "method_table"]
 
 
-class Entry(NamedTuple):
-    """A method of a registry, with all that a page says of it."""
-
-    name: str
-    kind: str
-    summary: str
-    reference: str
-    options: Mapping[str, object]
-    made_by: type
-
-
-def _episodic() -> list[Entry]:
-    return [
-        Entry(
-            name,
-            "transductive" if entry.is_transductive else "inductive",
-            entry.summary,
-            entry.reference,
-            method_options(name),
-            type(build_method(name)),
-        )
-        for name, entry in METHODS.items()
-    ]
-
-
-def _incremental() -> list[Entry]:
-    return [
-        Entry(
-            name,
-            entry.class_name,
-            entry.summary,
-            entry.reference,
-            classifier_options(name),
-            type(build_classifier(name)),
-        )
-        for name, entry in INCREMENTAL_METHODS.items()
-    ]
-
-
-REGISTRIES = {"episodic": _episodic, "incremental": _incremental}
+REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {"episodic": METHODS, "incremental": INCREMENTAL_METHODS}
 
 
 def method_table(registry: str) -> str:
     """Return one row a method: name, kind, rule, source, options with their defaults."""
     lines = ["| method | kind | rule | source | options and defaults |", "|---|---|---|---|---|"]
-    for entry in REGISTRIES[registry]():
-        options = ", ".join(f"`{option}={_word(value)}`" for option, value in entry.options.items())
+    for name, entry in REGISTRIES[registry].items():
+        options = ", ".join(f"`{option}={_word(value)}`" for option, value in entry.options().items())
+        source = key_link(entry.reference)
         lines.append(
-            f"| [`{entry.name}`](#{anchor(entry.name)}) | {entry.kind} | {entry.summary} | "
-            f"{key_link(entry.reference)} | {options or '–'} |"
+            f"| [`{name}`](#{anchor(name)}) | {_kind(entry)} | {entry.summary} | {source} | {options or '–'} |"
         )
     return "\n".join(lines)
 
 
 def method_sections(registry: str) -> str:
     """Return one section a method: its equations, its options, its source, and where its class is documented."""
-    return "\n\n".join(_section(entry) for entry in REGISTRIES[registry]())
+    return "\n\n".join(_section(name, entry) for name, entry in REGISTRIES[registry].items())
 
 
 def anchor(name: str) -> str:
@@ -79,28 +41,34 @@ def anchor(name: str) -> str:
     return f"method-{name.replace('++', '-plus-plus')}"
 
 
-def _section(entry: Entry) -> str:
-    home = f"{entry.made_by.__module__}.{entry.made_by.__qualname__}"
+def _section(name: str, entry: Entry[Any]) -> str:
+    made = type(entry.build())
     lines = [
-        f"({anchor(entry.name)})=",
-        f"## {entry.name}",
+        f"({anchor(name)})=",
+        f"## {name}",
         "",
-        f"{entry.summary[0].upper()}{entry.summary[1:]}. {entry.kind.capitalize()}; {key_link(entry.reference)}; "
-        f"class {{py:obj}}`~{home}`.",
+        f"{entry.summary[0].upper()}{entry.summary[1:]}. {_kind(entry).capitalize()}; {key_link(entry.reference)}; "
+        f"class {{py:obj}}`~{made.__module__}.{made.__qualname__}`.",
         "",
         "```{eval-rst}",
-        *as_rst(_rule(entry.made_by), reference_keys()),
+        *as_rst(_rule(made), reference_keys()),
         "",
-        *_option_table(entry),
+        *_option_table(entry, made),
         "```",
     ]
     return "\n".join(lines)
 
 
-def _rule(made_by: type) -> list[str]:
+def _kind(entry: Entry[Any]) -> str:
+    if issubclass(type(entry.build()), BaseEstimator):
+        return entry.class_name
+    return "transductive" if entry.is_transductive else "inductive"
+
+
+def _rule(made: type) -> list[str]:
     """Return the module's description where it shows equations, else the class's."""
-    module = sys.modules[made_by.__module__]
-    own = description(made_by)
+    module = sys.modules[made.__module__]
+    own = description(made)
     shown = description(module)
     return own if _has_equation(own) or not _has_equation(shown) else shown[2:]
 
@@ -109,10 +77,11 @@ def _has_equation(lines: list[str]) -> bool:
     return any(line.startswith("    ") for line in lines)
 
 
-def _option_table(entry: Entry) -> list[str]:
-    if not entry.options:
+def _option_table(entry: Entry[Any], made: type) -> list[str]:
+    options = entry.options()
+    if not options:
         return ["No options."]
-    said = parameters(entry.made_by)
+    said = parameters(made) | parameters(entry.target())
     lines = [
         ".. list-table::",
         "   :header-rows: 1",
@@ -122,7 +91,7 @@ def _option_table(entry: Entry) -> list[str]:
         "     - default",
         "     - meaning",
     ]
-    for option, value in entry.options.items():
+    for option, value in options.items():
         text = " ".join(as_rst([said.get(option, "")], reference_keys()))
         lines += [f"   * - ``{option}``", f"     - ``{_word(value)}``", f"     - {text}"]
     return lines

@@ -5,8 +5,7 @@ from __future__ import annotations
 import click
 from fewshot.cli.main import cli
 
-from fewshot.registry.episodic import METHODS
-from fewshot.registry.incremental import INCREMENTAL_METHODS
+from fewshot.registry import INCREMENTAL_METHODS, METHODS
 
 __all__ = ["command_names", "commands", "method_names"]
 
