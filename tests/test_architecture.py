@@ -129,13 +129,8 @@ def test_top_level_holds_what_the_design_names():
     if tracked.returncode != 0:
         pytest.skip("not a git checkout")
     allowed = {
-<<<<<<< HEAD
-        "pyproject.toml", "README.md", "fewshot", "episodes", "cli", "tests", "notebooks",
+        "pyproject.toml", "README.md", "fewshot", "episodes", "cli", "tests", "notebooks", "docs",
         "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "MANIFEST.in", "Makefile", ".ci", ".github",
         ".gitignore",
-=======
-        "pyproject.toml", "README.md", "fewshot", "episodes", "cli", "tests", "notebooks", "docs",
-        "LICENSE", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "Makefile", ".ci", ".gitignore",
->>>>>>> 43f86e9 (Documentation: the site's skeleton, API, commands and methods generated)
     }  # fmt: skip
     assert {path.partition("/")[0] for path in tracked.stdout.split()} <= allowed
