@@ -12,11 +12,19 @@ from docs.extension.docstrings import as_rst
 from docs.extension.numpydoc import description, parameters
 from docs.extension.references import key_link, reference_keys
 from fewshot.registry import INCREMENTAL_METHODS, METHODS, Entry
+from fewshot.registry.discovery import DISCOVERY_METHODS
 
 __all__ = ["method_sections", "method_table"]
 
 
-REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {"episodic": METHODS, "incremental": INCREMENTAL_METHODS}
+REGISTRIES: dict[str, Mapping[str, Entry[Any]]] = {
+    "episodic": METHODS,
+    "incremental": INCREMENTAL_METHODS,
+    "discovery": {
+        name: Entry(f"fewshot.discovery:{entry.class_name}", entry.summary, entry.reference)
+        for name, entry in DISCOVERY_METHODS.items()
+    },
+}
 
 
 def method_table(registry: str) -> str:

@@ -6,6 +6,7 @@ import click
 from fewshot.cli.main import cli
 
 from fewshot.registry import INCREMENTAL_METHODS, METHODS
+from fewshot.registry.discovery import DISCOVERY_METHODS
 
 __all__ = ["command_names", "commands", "method_names"]
 
@@ -31,4 +32,4 @@ def command_names() -> list[str]:
 
 def method_names() -> list[str]:
     """Return the names of the methods of all registries."""
-    return [*METHODS, *INCREMENTAL_METHODS]
+    return [*METHODS, *INCREMENTAL_METHODS, *DISCOVERY_METHODS]
