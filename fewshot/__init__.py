@@ -12,7 +12,8 @@ A few labelled items per class, many queries, answered together:
 A new class of two items beside well-known ones:
 
 >>> base, new = torch.tensor([[4.0, 0.0, 1.0], [0.0, 3.0, 1.0]]), torch.tensor([[1.0, 1.5, 3.0]])
->>> fewshot.calibrate_prototypes(base, new, softmax_scale=16.0, shift_weight=0.5).shape
+>>> from fewshot.incremental import calibrate_prototypes
+>>> calibrate_prototypes(base, new, softmax_scale=16.0, shift_weight=0.5).shape
 torch.Size([1, 3])
 
 A pool of which some rows are labelled, and the rest are of these classes and of others:
@@ -40,7 +41,6 @@ from fewshot_episodes import (
 )
 
 from fewshot.checks import warn_deprecated
-from fewshot.em import EMResult, e_step, objective, proportions, run_em
 from fewshot.episodic.em_dirichlet import EMDirichlet
 from fewshot.episodic.em_gaussian import EMGaussian
 from fewshot.episodic.nearest_prototype import NearestPrototype
@@ -50,10 +50,6 @@ from fewshot.episodic.unem.adaptive import UNEMAdaptive
 from fewshot.episodic.unem.model import UNEM
 from fewshot.episodic.unem.training import fit_unem
 from fewshot.evaluation.episodes import evaluate_episodes
-from fewshot.incremental.calibration import calibrate_prototypes, fit_base_prior, posterior_prototypes
-from fewshot.likelihoods.dirichlet import fit_dirichlet
-from fewshot.likelihoods.gaussian import gaussian_likelihood
-from fewshot.likelihoods.scatter import effective_variance
 from fewshot.registry.episodic import METHODS, build_method
 from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
 
@@ -107,7 +103,6 @@ __all__ = [
     "DistributionCalibration",
     "EMDirichlet",
     "EMGaussian",
-    "EMResult",
     "Episode",
     "EpisodeIndex",
     "EpisodeSampler",
@@ -131,29 +126,19 @@ __all__ = [
     "adaptive_unem",
     "build_classifier",
     "build_method",
-    "calibrate_prototypes",
     "discovery_split",
-    "e_step",
-    "effective_variance",
     "estimate_n_classes",
     "evaluate_discovery",
     "evaluate_episodes",
     "evaluate_sessions",
-    "fit_base_prior",
-    "fit_dirichlet",
     "fit_distillation",
     "fit_unem",
-    "gaussian_likelihood",
     "incremental_sessions",
     "load_classifier",
     "load_discoverer",
     "load_features",
     "load_tuned",
     "load_unem",
-    "objective",
-    "posterior_prototypes",
-    "proportions",
-    "run_em",
     "save_classifier",
     "save_discoverer",
     "save_tuned",
@@ -200,7 +185,19 @@ _LAZY = {
 
 
 # The modules of names that have left `fewshot` itself; `fewshot.NAME` goes on working for one version, with a warning.
-_MOVED: dict[str, str] = {}
+_MOVED = {
+    "EMResult": "fewshot.em",
+    "calibrate_prototypes": "fewshot.incremental",
+    "e_step": "fewshot.em",
+    "effective_variance": "fewshot.likelihoods",
+    "fit_base_prior": "fewshot.incremental",
+    "fit_dirichlet": "fewshot.likelihoods",
+    "gaussian_likelihood": "fewshot.likelihoods",
+    "objective": "fewshot.em",
+    "posterior_prototypes": "fewshot.incremental",
+    "proportions": "fewshot.em",
+    "run_em": "fewshot.em",
+}
 
 
 if not TYPE_CHECKING:  # type checkers see the imports above; with this, any name at all would pass them

@@ -175,7 +175,8 @@ def _discoverer(tensors: dict[str, Tensor], metadata: Any) -> CategoryDiscoverer
 
 def _estimator(kind: _Kind, package: ModuleType, metadata: Any, **settings: object) -> Any:
     """Build an estimator of one of the public classes of a package, from its settings with JSON's lists as tuples."""
-    name = check_choice(kind.noun, metadata["class"], package.__all__)
+    classes = [name for name in package.__all__ if name[0].isupper()]
+    name = check_choice(kind.noun, metadata["class"], classes)
     stored = {key: tuple(value) if isinstance(value, list) else value for key, value in metadata["settings"].items()}
     return getattr(package, name)(**stored, **settings)
 

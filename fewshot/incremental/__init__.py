@@ -1,4 +1,9 @@
-"""New classes, a few items at a time, and the old ones not forgotten."""
+"""Classifiers that gain classes a few items at a time, without forgetting the old ones.
+
+- Estimators: `NearestClassMean`, `TEEN`, `StreamingLDA`, `FeCAM`, `DistributionCalibration`, `RecursiveRidge`,
+  `RanPAC`, all of them an `IncrementalClassifier`.
+- Steps on prototypes: `calibrate_prototypes` of TEEN; `fit_base_prior` and `posterior_prototypes`, without a setting.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +11,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fewshot.incremental.calibration import calibrate_prototypes, fit_base_prior, posterior_prototypes
     from fewshot.incremental.distribution_calibration import DistributionCalibration
     from fewshot.incremental.estimator import IncrementalClassifier
     from fewshot.incremental.fecam import FeCAM
@@ -24,6 +30,9 @@ __all__ = [
     "RanPAC",
     "RecursiveRidge",
     "StreamingLDA",
+    "calibrate_prototypes",
+    "fit_base_prior",
+    "posterior_prototypes",
 ]
 
 # Estimators need scikit-learn, which loads on first use.
@@ -36,6 +45,9 @@ _LAZY = {
     "RecursiveRidge": "fewshot.incremental.ridge",
     "StreamingLDA": "fewshot.incremental.lda",
     "TEEN": "fewshot.incremental.teen",
+    "calibrate_prototypes": "fewshot.incremental.calibration",
+    "fit_base_prior": "fewshot.incremental.calibration",
+    "posterior_prototypes": "fewshot.incremental.calibration",
 }
 
 
