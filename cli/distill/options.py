@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from fewshot.distillation.backbone import IMAGE_EMBEDDINGS
 from fewshot.distillation.training.state import PRECISIONS
+from fewshot.image_distillation.settings import METHODS, DistillSettings
 
-from ..shared.options import DEVICES, bundle, choice
-from .settings import METHODS
+from ..shared.options import DEVICES, bundle, choice, default, json_option, quiet_option
 
 __all__ = ["run_options", "score_options", "training_options", "view_options", "what_options"]
 
+_default = partial(default, DistillSettings)
 _COUNT = click.IntRange(min=1)
 _FROM_0 = click.IntRange(min=0)
 _POSITIVE = click.FloatRange(min=0, min_open=True)
@@ -26,7 +29,7 @@ what_options = bundle(
     ),
     click.option(
         "--method",
-        default="mugs",
+        default=_default("method"),
         **choice(METHODS),
         help="mugs: images, their neighbours and their groups. cmd: images and their regions, across levels.",
     ),
@@ -38,7 +41,7 @@ what_options = bundle(
     ),
     click.option(
         "--init",
-        default="random",
+        default=_default("init"),
         metavar="random|published|FILE",
         help="Weights to start from. published: timm's. FILE: a Mugs, DINO, iBOT or EsViT checkpoint, or what this "
         "command wrote.",
@@ -53,7 +56,7 @@ what_options = bundle(
     ),
     click.option(
         "--image",
-        default="token",
+        default=_default("image"),
         **choice(IMAGE_EMBEDDINGS),
         help="The feature: the class token, or the mean of the patches, as it is in any case without a class token.",
     ),
@@ -90,20 +93,27 @@ view_options = bundle(
         help="Side of local crops, pixels.",
     ),
     click.option(
-        "--n-local", type=_FROM_0, metavar="N", default=6, help="Local crops of an image; the authors: mugs 10, cmd 8."
+        "--n-local",
+        type=_FROM_0,
+        metavar="N",
+        default=_default("n_local"),
+        help="Local crops of an image; the authors: mugs 10, cmd 8.",
     ),
     click.option(
-        "--flip/--no-flip", "is_flipped", default=True, help="Whether crops are mirrored: not for letters and digits."
+        "--flip/--no-flip",
+        "is_flipped",
+        default=_default("is_flipped"),
+        help="Whether crops are mirrored: not for letters and digits.",
     ),
 )
 
 training_options = bundle(
-    click.option("--epochs", type=_COUNT, metavar="N", default=100, help="Passes over the images."),
+    click.option("--epochs", type=_COUNT, metavar="N", default=_default("epochs"), help="Passes over the images."),
     click.option(
         "--batch-size",
         type=click.IntRange(min=2),
         metavar="N",
-        default=64,
+        default=_default("batch_size"),
         help="Images a step, of all processes together.",
     ),
     click.option(
@@ -124,14 +134,14 @@ training_options = bundle(
         "--momentum",
         type=click.FloatRange(0, 1),
         metavar="X",
-        default=0.99,
+        default=_default("momentum"),
         help="Of the teacher at first; it grows to 1. For more than 10,000 images: 0.996.",
     ),
     click.option(
         "--n-prototypes",
         type=_COUNT,
         metavar="N",
-        default=1024,
+        default=_default("n_prototypes"),
         help="Groups that images are sorted into; the authors take 65,536 for a million images.",
     ),
     click.option(
@@ -152,7 +162,7 @@ training_options = bundle(
         "--drop-path",
         type=click.FloatRange(0, 1, max_open=True),
         metavar="X",
-        default=0.1,
+        default=_default("drop_path"),
         help="How often the student skips its last block; those before it less.",
     ),
     click.option(
@@ -175,20 +185,22 @@ score_options = bundle(
     click.option(
         "--labels",
         metavar="folder|none|FILE",
-        default="auto",
+        default=_default("labels"),
         help="Their classes, as in fewshot extract; for the scores alone. none: no scores.",
     ),
     click.option(
         "--n-scored",
         type=_COUNT,
         metavar="N",
-        default=2000,
+        default=_default("n_scored"),
         help="Images to score on, at most, drawn at random; classes with one are left out.",
     ),
 )
 
 run_options = bundle(
-    click.option("--precision", default="float32", **choice(PRECISIONS), help="Of the networks; losses are float32."),
+    click.option(
+        "--precision", default=_default("precision"), **choice(PRECISIONS), help="Of the networks; losses are float32."
+    ),
     click.option(
         "--workers",
         type=_FROM_0,
@@ -196,8 +208,8 @@ run_options = bundle(
         show_default="the cores but one, at most 16",
         help="Processes that cut views, for each that trains.",
     ),
-    click.option("--seed", type=_FROM_0, metavar="N", default=0, help="Decides every draw."),
+    click.option("--seed", type=_FROM_0, metavar="N", default=_default("seed"), help="Decides every draw."),
     click.option("--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU."),
-    click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
-    click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
+    json_option,
+    quiet_option,
 )

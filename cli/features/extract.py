@@ -21,7 +21,7 @@ from fewshot.features.frozen import PRECISIONS, Extractor
 from fewshot.features.store.layout import DTYPES
 
 from ..shared import output
-from ..shared.options import DEVICES, bundle, choice, default, document_head, resolve_device
+from ..shared.options import DEVICES, bundle, choice, default, document_head, json_option, process_device, quiet_option
 from ..shared.tables import fact_lines
 
 __all__ = ["extract"]
@@ -119,8 +119,8 @@ _how_options = bundle(
         help="End with exit code 1 if more images than this could not be read.",
     ),
     click.option("--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU."),
-    click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables."),
-    click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr."),
+    json_option,
+    quiet_option,
 )
 
 
@@ -157,7 +157,7 @@ def extract(
       fewshot extract --images photos/ --out store/
       fewshot episode --features store/ --method unem
     """  # noqa: D301 (click's own mark)
-    place = _place(device)
+    place = process_device(device)
     workers = default_n_workers() if workers is None else workers
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with output.gathered_warnings() as noticed:
@@ -180,12 +180,6 @@ def extract(
     output.publish(document, _report(name, out, network, extraction), is_json=is_json)
     if max_failures is not None and len(extraction.failures) > max_failures:
         context.exit(1)
-
-
-def _place(device: str) -> str:
-    """Return the device, of several GPUs that of this process."""
-    resolved = f"{resolve_device(device)}"
-    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if resolved == "cuda" else resolved
 
 
 def _options(name: str, options: tuple[str, ...], layers: tuple[str, ...]) -> dict[str, Any]:

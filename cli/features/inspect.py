@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import RenderableType
 
 from fewshot.features.inspection import Inspection, PoolFacts, StoreFacts, describe_features, inspect_features
 from fewshot.features.map2d import draw_map
@@ -64,20 +63,14 @@ def inspect(
         pool = None if found.pool is None else describe_features(found.pool)
     document = document_head(context) | {
         "settings": context.params,
-        "store": None if found.store is None else _store_document(found.store),
-        "pool": None if pool is None else pool._asdict(),
+        "store": found.store and _store_document(found.store),
+        "pool": pool and pool._asdict(),
         "damaged_shards": found.damaged_shards,
         "warnings": noticed,
     }
-    facts = [] if pool is None else _pool_facts(pool)
-    facts += [] if found.store is None else _store_facts(found.store)
-    if is_verified:
-        damaged = f"DAMAGED: shards {found.damaged_shards}"
-        facts.append(("verified", damaged if found.damaged_shards else "every shard is as it was written"))
-    if plot is not None:
-        facts.append(("map", plot))
-    parts: list[RenderableType] = [features, *fact_lines(facts)]
-    output.publish(document, parts, is_json=is_json)
+    verdict = _verdict(found.damaged_shards) if is_verified else None
+    facts = [*_pool_facts(pool), *_store_facts(found.store), *_facts(verified=verdict, map=plot)]
+    output.publish(document, [features, *fact_lines(facts)], is_json=is_json)
     if found.damaged_shards:
         context.exit(1)
 
@@ -96,7 +89,18 @@ def _store_document(store: StoreFacts) -> dict[str, Any]:
     }
 
 
-def _pool_facts(pool: PoolFacts) -> list[tuple[str, str]]:
+def _verdict(damaged_shards: list[int]) -> str:
+    return f"DAMAGED: shards {damaged_shards}" if damaged_shards else "every shard is as it was written"
+
+
+def _facts(**facts: str | None) -> list[tuple[str, str]]:
+    """Return the facts that there are."""
+    return [(label, text) for label, text in facts.items() if text is not None]
+
+
+def _pool_facts(pool: PoolFacts | None) -> list[tuple[str, str]]:
+    if pool is None:
+        return []
     counts, norms = pool.classes.values(), pool.norms
     facts = [("rows", f"{pool.n:,} of {pool.n_features:,} features, {pool.n_unlabelled:,} without a label")]
     if counts:
@@ -105,7 +109,9 @@ def _pool_facts(pool: PoolFacts) -> list[tuple[str, str]]:
     return [*facts, ("values", f"{norm}; {100 * pool.share_of_zeros:.1f} % zeros")]
 
 
-def _store_facts(store: StoreFacts) -> list[tuple[str, str]]:
+def _store_facts(store: StoreFacts | None) -> list[tuple[str, str]]:
+    if store is None:
+        return []
     head = store.head
     facts = [
         ("store", f"{head.n_images:,} images of {head.images_root}, {head.dtype}, "

@@ -42,6 +42,7 @@ __all__ = [
     "load_pool",
     "number_list",
     "pool_options",
+    "process_device",
     "quiet_option",
     "refuse_together",
     "refuse_unused",
@@ -338,6 +339,18 @@ def resolve_device(name: str) -> torch.device:
     if name == "cuda" and not is_there:
         raise ValueError("--device cuda: torch finds no GPU on this machine: use --device cpu")
     return torch.device("cuda" if is_there and name != "cpu" else "cpu")
+
+
+def process_device(name: str) -> str:
+    """Return the device of a word, of several GPUs that of this process of ``torchrun``.
+
+    Raises
+    ------
+    ValueError
+        If it is not there.
+    """
+    device = f"{resolve_device(name)}"
+    return f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if device == "cuda" else device
 
 
 def document_head(context: click.Context) -> dict[str, Any]:

@@ -38,7 +38,14 @@ def percent(share: float | None) -> str:
 
 
 # Settings of the library whose option has another name than ``--`` and the setting's own.
-_OPTIONS: Mapping[str, str] = {"methods": "--method", "n_draws": "--draws", "pool": "--features"}
+_OPTIONS: Mapping[str, str] = {
+    "changes": "--set",
+    "is_flipped": "--flip",
+    "is_resumed=False": "--no-resume",
+    "methods": "--method",
+    "n_draws": "--draws",
+    "pool": "--features",
+}
 
 
 def option_name(setting: str) -> str:

@@ -1,4 +1,4 @@
-"""Backbones to start a distillation from, and the files that come out of it."""
+"""Backbones that a distillation starts from, and the files that it writes."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from fewshot.storage import load_tensors, save_tensors
 
 __all__ = [
     "BackboneBuilt",
+    "BackboneDescription",
     "build_backbone",
     "image_extractor",
     "load_training",
@@ -36,15 +37,33 @@ __all__ = [
 _STATE = "distillation-state"
 
 
+class BackboneDescription(NamedTuple):
+    """Description of a backbone, from which `rebuild_backbone` builds the same network; JSON-serialisable.
+
+    Attributes
+    ----------
+    name, options, size
+        Of timm's network, see `build_backbone`.
+    recipe : str
+        The embedding of images: ``token`` or ``mean``.
+    init : str
+        Origin of the weights.
+    """
+
+    name: str
+    options: dict[str, object]
+    size: int
+    recipe: str
+    init: str
+
+
 class BackboneBuilt(NamedTuple):
-    """A backbone and where it comes from.
+    """A backbone with its description and preprocessing.
 
     Attributes
     ----------
     backbone : TokenBackbone
-    description : dict
-        As JSON can say it: ``name``, ``options`` and ``size``, from which `rebuild_backbone` makes the same network;
-        ``recipe``, the embedding of images; ``init``, where the weights come from.
+    description : BackboneDescription
     preprocess : Preprocess
         Of images at evaluation, at that size.
     relation : dict or None
@@ -52,12 +71,12 @@ class BackboneBuilt(NamedTuple):
     """
 
     backbone: TokenBackbone
-    description: dict[str, object]
+    description: BackboneDescription
     preprocess: Preprocess
     relation: dict[str, Tensor] | None
 
 
-# What there is to start from
+# Building
 
 
 def build_backbone(
@@ -109,7 +128,7 @@ def build_backbone(
     ValueError
         If name, options and file do not go together, or there is nothing to take the architecture from.
     TypeError
-        If JSON cannot say the options.
+        If the options are not JSON-serialisable.
     FileNotFoundError
         If there is no such file.
     ConnectionError
@@ -138,51 +157,48 @@ def build_backbone(
     return BackboneBuilt(backbone, _described(source, side, backbone.image), preprocess, source.relation)
 
 
-def rebuild_backbone(description: Mapping[str, Any], *, drop_path: float = 0.0, seed: int = 0) -> TokenBackbone:
-    """Build the network that a description tells of again, with random weights.
+def rebuild_backbone(description: BackboneDescription, *, drop_path: float = 0.0, seed: int = 0) -> TokenBackbone:
+    """Build the network of a description, with random weights.
 
     Parameters
     ----------
-    description : mapping
-        Of `BackboneBuilt`.
+    description : BackboneDescription
     drop_path, seed
         See `build_backbone`.
 
     Raises
     ------
     ValueError
-        If the description is of no network of timm.
+        If timm has no such network.
     """
-    size = description["size"]
-    model = token_model(description["name"], description["options"], size, drop_path=drop_path, seed=seed)
-    return backbone_of(model, size, description["recipe"])
+    name, options, size, recipe, _ = description
+    return backbone_of(token_model(name, options, size, drop_path=drop_path, seed=seed), size, recipe)
 
 
 def _as_json(options: Mapping[str, object]) -> dict[str, object]:
-    """Return options as a file will have them."""
+    """Return options as they come back from a file."""
     try:
-        found: dict[str, object] = json.loads(json.dumps(dict(options)))
+        plain: dict[str, object] = json.loads(json.dumps(dict(options)))
     except TypeError as error:
         raise TypeError(f"options must be what JSON can say, got {dict(options)} ({error})") from None
-    return found
+    return plain
 
 
 def _resized(preprocess: Preprocess, size: int) -> Preprocess:
     return Preprocess.from_spec({**preprocess.spec(), "size": (size, size)})
 
 
-def _described(source: Source, size: int, recipe: str) -> dict[str, object]:
-    name = source.name.partition(".")[0]
-    return {"name": name, "options": source.options, "size": size, "recipe": recipe, "init": source.origin}
+def _described(source: Source, size: int, recipe: str) -> BackboneDescription:
+    return BackboneDescription(source.name.partition(".")[0], source.options, size, recipe, source.origin)
 
 
-# What comes out
+# Writing
 
 
 def save_distilled(
     path: str | os.PathLike[str],
     backbone: TokenBackbone,
-    description: Mapping[str, Any],
+    description: BackboneDescription,
     *,
     recipe: str,
     preprocess: Preprocess,
@@ -195,14 +211,14 @@ def save_distilled(
     path : str or path
     backbone : TokenBackbone
         Of `build_backbone`.
-    description : mapping
-        That came with it.
+    description : BackboneDescription
+        Of that backbone.
     recipe : str
         The feature: ``token`` or ``mean``.
     preprocess : Preprocess
         Of images at evaluation.
     training : mapping
-        What made it, as JSON can say it: the method, its settings, the data.
+        Method, settings and data of its training, JSON-serialisable.
 
     Raises
     ------
@@ -213,7 +229,10 @@ def save_distilled(
     if recipe == "token" and backbone.n_prefix == 0:
         raise ValueError("recipe 'token' needs a class token, and this backbone has none: use 'mean'")
     metadata = {
-        **{key: description[key] for key in ("name", "options", "size", "init")},
+        "name": description.name,
+        "options": description.options,
+        "size": description.size,
+        "init": description.init,
         "recipe": recipe,
         "preprocess": preprocess.spec(),
         "training": dict(training),
@@ -258,16 +277,16 @@ def _timm_tensors(backbone: TokenBackbone) -> dict[str, Tensor]:
     return {**trunk.network.state_dict(), **norm}
 
 
-# What a run that is stopped goes on from
+# State of a run
 
 
 def save_training(path: str | os.PathLike[str], state: TrainingState) -> None:
-    """Write all that a run needs to go on, whole or not at all.
+    """Write everything that a run needs to be resumed, whole or not at all.
 
     Raises
     ------
     TypeError
-        If JSON cannot say its metadata.
+        If its metadata are not JSON-serialisable.
     FileNotFoundError
         If the folder does not exist.
 
@@ -292,6 +311,6 @@ def load_training(path: str | os.PathLike[str]) -> TrainingState:
     ValueError
         If it is another file.
     """
-    tensors, found = load_tensors(path, kind=_STATE)
-    metadata: Any = found
-    return TrainingState(int(metadata["step"]), tensors, dict(metadata["metadata"]))
+    tensors, header = load_tensors(path, kind=_STATE)
+    fields: Any = header
+    return TrainingState(int(fields["step"]), tensors, dict(fields["metadata"]))

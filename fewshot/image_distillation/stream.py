@@ -1,8 +1,9 @@
-"""From a folder of images to the batches of views that distillation trains on."""
+"""`ImageStream`: batches of views of a folder's images, decoded and drawn by worker processes."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -21,11 +22,18 @@ from fewshot.features.images.decode import decode
 from fewshot.features.images.listing import ImageList, Images, list_images, read_bytes
 from fewshot.features.images.unreadable import UnreadableImage
 
-__all__ = ["ImageStream"]
+__all__ = ["ImageStream", "default_n_workers"]
 
 _WHAT = "distillation from images"
 _PART_SIZE = 32
 _N_BATCHES_AHEAD = 2
+_MOST_WORKERS = 16
+
+
+def default_n_workers() -> int:
+    """Return the cores but one of each process that torchrun started on this machine, at most 16."""
+    n_cores = (os.cpu_count() or 1) // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    return min(_MOST_WORKERS, max(0, n_cores - 1))
 
 
 class ImageStream:
@@ -35,7 +43,7 @@ class ImageStream:
     ----------
     images
         A folder or tar archives, as `fewshot.features.images.listing.find_images` takes them (labels are not read), or
-        a list of files.
+        a list of files, or an `ImageList`.
     settings : ViewSettings
     batch_size : int
         Images a step **of each process**.
@@ -90,7 +98,7 @@ class ImageStream:
 
     def __init__(
         self,
-        images: Images,
+        images: Images | ImageList,
         settings: ViewSettings,
         *,
         batch_size: int,
@@ -105,8 +113,8 @@ class ImageStream:
         check_non_negative("n_workers", n_workers)
         if not 0 <= rank < world_size:
             raise ValueError(f"rank must lie in [0, world_size), got rank {rank} of {world_size}")
-        found = list_images(images)
-        self.n_images = len(found.records)
+        listed = list_images(images)
+        self.n_images = len(listed.records)
         self.steps_per_epoch = self.n_images // (batch_size * world_size)
         if self.steps_per_epoch == 0:
             raise ValueError(_too_few(self.n_images, batch_size, world_size))
@@ -116,7 +124,7 @@ class ImageStream:
         self._device, self._n_workers, self._batch_size = torch.device(device), n_workers, batch_size
         self._settings = settings
         self._order = ImageOrder(self.n_images, batch_size * world_size, seed)
-        self._parts = _Parts(found, settings, self._order, _cuts(rank * batch_size, batch_size, n_workers))
+        self._parts = _Parts(listed, settings, self._order, _cuts(rank * batch_size, batch_size, n_workers))
 
     def __call__(self, step: int = 0) -> Iterator[ViewBatch]:
         """Return the batches from a step on, without end; closing the iterator ends its workers.
@@ -189,8 +197,8 @@ class _Places:
 class _Parts(Dataset[_Part]):
     """Parts of batches, by step and number: what is decoded and drawn in one go."""
 
-    def __init__(self, found: ImageList, settings: ViewSettings, order: ImageOrder, cuts: list[range]) -> None:
-        self._found, self._settings, self._order, self._cuts = found, settings, order, cuts
+    def __init__(self, listed: ImageList, settings: ViewSettings, order: ImageOrder, cuts: list[range]) -> None:
+        self._listed, self._settings, self._order, self._cuts = listed, settings, order, cuts
 
     @property
     def n_parts(self) -> int:
@@ -202,16 +210,16 @@ class _Parts(Dataset[_Part]):
         failures: dict[str, str] = {}
         drawn = [self._drawn(epoch, start + row, failures) for row in self._cuts[number]]
         wanted = [self._order.permutation(epoch)[start + row] for row in self._cuts[number]]
-        n_replaced = sum(self._found.records[image].id in failures for image in wanted)
+        n_replaced = sum(self._listed.records[image].id in failures for image in wanted)
         views = [one for one in drawn if one is not None]
         return _Part(join_views(views) if len(views) == len(drawn) else None, failures, n_replaced)
 
     def _drawn(self, epoch: int, position: int, failures: dict[str, str]) -> DrawnViews | None:
         """Return the views of the image at a position, or of its substitute; None if none can be read."""
         for candidate in self._order.candidates(epoch, position):
-            record = self._found.records[candidate]
+            record = self._listed.records[candidate]
             try:
-                image = decode(read_bytes(self._found.root, record)).image
+                image = decode(read_bytes(self._listed.root, record)).image
             except UnreadableImage as error:
                 failures[record.id] = str(error)
             else:

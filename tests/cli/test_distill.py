@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import socket
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import warnings
+from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -20,9 +22,9 @@ import pytest
 import torch
 
 pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed")
+import click
 from fewshot.cli.distill import command as distill_command
-from fewshot.cli.distill import run as distill_run
-from fewshot.cli.distill.run import StateFile, state_path
+from fewshot.cli.distill.progress import Bars
 from PIL import Image
 
 from fewshot.distillation.training import loop as training
@@ -31,7 +33,10 @@ from fewshot.distillation.training.monitor import CollapseMonitor
 from fewshot.distillation.training.state import TrainingState
 from fewshot.features.backbones.distilled import read_distilled
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.image_distillation import DistillRun, DistillSettings, distill, planning, resuming, running
 from fewshot.image_distillation.backbones import build_backbone, load_training
+from fewshot.image_distillation.resuming import StateFile, state_path
+from fewshot.image_distillation.stream import ImageStream, default_n_workers
 from tests.kits.cli import document, fails, fewshot, succeeds
 from tests.kits.vit import mugs_training
 
@@ -94,31 +99,36 @@ def bare(images: Path, out: Path, *more: object, **settings: Any) -> list[object
 
 @pytest.fixture
 def planned(monkeypatch: pytest.MonkeyPatch, images: Path, out: Path) -> Any:
-    """Return what a run with some words would consist of."""
+    """Return the run of some words, ready to begin."""
 
-    def plan_of(*more: object, **settings: Any) -> distill_run.Plan:
-        plans: list[distill_run.Plan] = []
+    def run_of(*more: object, **settings: Any) -> DistillRun:
+        runs: list[DistillRun] = []
+
+        def stop(run: DistillRun, *, is_quiet: bool) -> None:
+            runs.append(run)
+            raise click.exceptions.Exit(0)
+
         with monkeypatch.context() as patch:
-            patch.setattr(distill_command, "_distilled", lambda _, plan, __: plans.append(plan) or {"warnings": []})
-            patch.setattr(distill_command, "distillation_report", lambda _: [])
+            patch.setattr(distill_command, "_result", stop)
             succeeds(*bare(images, out, *more, **settings))
-        return plans[0]
+        return runs[0]
 
-    return plan_of
+    return run_of
 
 
 def interrupted(monkeypatch: pytest.MonkeyPatch, n_steps: int, *command: object) -> str:
     """Return what a command says that is stopped by Ctrl-C in its last of some steps; every epoch's state is kept."""
-    tell = distill_command._Told.__call__
+    show, steps = Bars.__call__, []
 
-    def stop(told: Any, report: Any) -> None:
-        tell(told, report)
-        if told._n_done == n_steps:
+    def stop(bars: Bars, report: Any) -> None:
+        show(bars, report)
+        steps.extend([] if report.step is None else [report.step])
+        if len(steps) == n_steps:
             raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(distill_command._Told, "__call__", stop)
-        patch.setattr(distill_run, "_SAVING_PART", 1)
+        patch.setattr(Bars, "__call__", stop)
+        patch.setattr(resuming, "_SAVING_PART", 1)
         result = fewshot(*command)
     assert (result.exit_code, result.stdout) == (130, ""), result.output
     return result.stderr
@@ -149,6 +159,42 @@ def test_images_in_a_network_out_that_extract_and_probe_take(
     assert extracted["extractor"]["n_features"] == 16
     probed = document("probe", "--features", store, "--method", "knn", "--k", 1)
     assert probed["results"][0]["accuracy"] == 1.0
+
+
+@pytest.mark.parametrize(("name", "method"), [("mugs", MUGS), ("cmd", CMD)])
+def test_a_python_call_writes_the_same_network_and_gives_the_same_numbers(
+    images: Path, out: Path, tmp_path: Path, name: str, method: tuple[str, ...]
+) -> None:
+    told = document(*words(images, out, method=method, epochs=2))
+    changes = {"hidden": 8, **({"n_out": 8, "predictor_hidden": 8} if name == "mugs" else {"bottleneck": 8})}
+    settings = DistillSettings(
+        method=name,
+        backbone="vit_tiny_patch16_224",
+        options={"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2},
+        size=16,
+        n_local=1,
+        batch_size=BATCH,
+        n_prototypes=8,
+        epochs=2,
+        changes=changes,
+    )
+    result = distill(images, settings, out=tmp_path / "python.safetensors", n_workers=0)
+    assert (tmp_path / "python.safetensors").read_bytes() == out.read_bytes()
+    for row, epoch in zip(told["epochs"], result.trace.epochs(STEPS), strict=True):
+        losses = {key: None if math.isnan(loss) else loss for key, loss in epoch.losses.items()}  # as JSON has it
+        assert losses == {key: row[key] for key in losses}
+    for when, scores in (("before", result.before), ("after", result.after)):
+        knn, svm, retrieval = told["scores"][when]
+        assert scores.knn._asdict() == {key: knn[key] for key in ("accuracy", "mean_class_accuracy")}
+        assert scores.svm._asdict() == {key: svm[key] for key in ("accuracy", "mean_class_accuracy")}
+        assert scores.retrieval.means() == {key: retrieval[key] for key in scores.retrieval.means()}
+    assert (result.memory_bytes, result.n_processes) == (told["run"]["memory_bytes"], 1)
+
+
+def test_the_defaults_of_the_options_are_those_of_the_settings() -> None:
+    context = distill_command.distill.make_context("distill", ["--images", "x", "--out", "y.safetensors"])
+    settings = {entry.name: getattr(DistillSettings(), entry.name) for entry in fields(DistillSettings)}
+    assert {name: context.params[name] for name in settings} == settings | {"options": (), "changes": ()}
 
 
 def test_the_document_is_whole_and_has_no_nan(images: Path, out: Path) -> None:
@@ -206,13 +252,13 @@ def test_a_teacher_that_stands_still_is_the_network_that_was_begun_with(images: 
 
 
 def test_defaults_follow_from_the_size_of_the_run(planned: Any) -> None:
-    short = planned(epochs=9).settings
+    short = planned(epochs=9).plan.numbers
     assert (short.training.n_frozen_steps, short.training.n_warmup_steps) == (0, 9 * STEPS // 10)
     assert short.training.learning_rate == 2e-3 * BATCH / 256
     assert (short.training.health_every, short.views.local_size, short.method.capacity) == (STEPS, 8, N // 4)
-    long = planned(epochs=20).settings
+    long = planned(epochs=20).plan.numbers
     assert (long.training.n_frozen_steps, long.training.n_warmup_steps) == (STEPS, 2 * STEPS)
-    assert planned(method=CMD).settings.views.weak_probability is None
+    assert planned(method=CMD).plan.numbers.views.weak_probability is None
 
 
 def test_every_number_can_be_given(planned: Any) -> None:
@@ -221,7 +267,7 @@ def test_every_number_can_be_given(planned: Any) -> None:
         "--local-size", 12, "--no-flip", "--precision", "bfloat16", "--set", "weight_decay=0.1+0.2",
         "--set", "loss_weights=1+2+0", "--set", "weak_probability=none", "--set", "colour=false",
         "--set", "local_query=patches", "--set", "clip=2", epochs=4,
-    ).settings  # fmt: skip
+    ).plan.numbers  # fmt: skip
     assert (method.capacity, method.n_neighbours, method.n_out, method.n_prototypes) == (2, 2, 8, 8)
     assert (method.loss_weights, method.local_query) == ((1.0, 2.0, 0.0), "patches")
     assert (views.local_size, views.n_local, views.flip_probability) == (12, 1, 0.0)
@@ -231,29 +277,26 @@ def test_every_number_can_be_given(planned: Any) -> None:
     assert (trained.weight_decay, trained.clip) == ((0.1, 0.2), 2.0)
 
 
-def test_workers_leave_a_core_to_each_process(planned: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_leave_a_core_to_each_process(monkeypatch: pytest.MonkeyPatch) -> None:
     found = []
     for n_cores, n_processes in ((8, 2), (64, 1), (1, 1), (2, 4)):
         monkeypatch.setattr(os, "cpu_count", lambda n_cores=n_cores: n_cores)
         monkeypatch.setenv("LOCAL_WORLD_SIZE", f"{n_processes}")
-        found.append(distill_command._resolved(RESOLVABLE)["workers"])
+        found.append(default_n_workers())
     assert found == [3, 16, 0, 0]
-
-
-RESOLVABLE = {"workers": None, "device": "cpu", "backbone": None, "init": "random", "freeze_epochs": None, "epochs": 1}
 
 
 def test_a_mugs_file_starts_the_relation_block_of_both_networks(planned: Any, tmp_path: Path) -> None:
     checkpoint, path = mugs_training(), tmp_path / "mugs.pth"
     torch.save(checkpoint, path)
-    plan = planned("--init", path, network=())
+    run = planned("--init", path, network=())
     prefix = "backbone.relation_blocks.0."
-    for network in (plan.method.student, plan.method.teacher):
+    for network in (run._method.student, run._method.teacher):
         state = network.relation.state_dict()
         assert len(state) == 12
         assert all(torch.equal(value, checkpoint["teacher"][f"{prefix}{name}"]) for name, value in state.items())
-    assert plan.settings.training.learning_rate == 5e-4 * BATCH / 256
-    assert plan.identity["backbone"]["init"] == f"{path}"
+    assert run.plan.numbers.training.learning_rate == 5e-4 * BATCH / 256
+    assert run.plan.built.description.init == f"{path}"
 
 
 def test_what_was_written_can_be_begun_with(images: Path, out: Path, tmp_path: Path) -> None:
@@ -269,9 +312,9 @@ def test_the_crop_fraction_is_stored_and_scores_are_made_with_it(
     images: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
-    score = distill_command.score
+    score = running.score_features
     monkeypatch.setattr(
-        distill_command, "score", lambda made, *a, **b: seen.append(made.preprocess) or score(made, *a, **b)
+        running, "score_features", lambda made, *a, **b: seen.append(made.preprocess) or score(made, *a, **b)
     )
     document(*words(images, out, "--crop-fraction", 1))
     written = read_distilled(out).preprocess
@@ -285,12 +328,12 @@ def test_from_scratch_pixels_are_normalised_by_their_own_statistics(
     planned: Any, images: Path, out: Path, tmp_path: Path
 ) -> None:
     pixels = np.stack([np.asarray(Image.open(path)).reshape(-1, 3) / 255 for path in sorted(images.rglob("*.png"))])
-    plan = planned()
-    for preprocess in (plan.settings.views, plan.built.preprocess):
+    plan = planned().plan
+    for preprocess in (plan.numbers.views, plan.built.preprocess):
         assert preprocess.mean == pytest.approx(tuple(pixels.mean((0, 1))))
         assert preprocess.std == pytest.approx(tuple(pixels.std((0, 1))))
     document(*bare(images, out))
-    begun = planned("--init", out, "--overwrite", network=())
+    begun = planned("--init", out, "--overwrite", network=()).plan
     assert begun.built.preprocess == read_distilled(out).preprocess == plan.built.preprocess
 
 
@@ -339,7 +382,8 @@ def test_archives_are_trained_and_scored_on(images: Path, out: Path, tmp_path: P
 
 def test_one_image_is_no_folder_of_images(out: Path, tmp_path: Path) -> None:
     alone = write(tmp_path / "alone", {"owl": 1})
-    assert fails(1, *bare(alone, out)) == "Error: one image has nothing to be told from: give --images a folder of many"
+    message = "Error: one image cannot be told from others: give --images a folder of many"
+    assert fails(1, *bare(alone, out)) == message
 
 
 @pytest.mark.parametrize("sizes", [{"crow": 6}, {"crow": 5, "lone": 1}])
@@ -410,7 +454,7 @@ def test_a_run_that_is_stopped_in_its_first_epoch_leaves_nothing(
 def test_a_run_that_is_stopped_in_its_last_scores_has_only_these_to_do(
     images: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    score, calls = distill_command.score, []
+    score, calls = running.score_features, []
 
     def stop(*given: Any, **more: Any) -> Any:
         calls.append(more["progress"])
@@ -420,7 +464,7 @@ def test_a_run_that_is_stopped_in_its_last_scores_has_only_these_to_do(
         return score(*given, **more)
 
     with monkeypatch.context() as patch:
-        patch.setattr(distill_command, "score", stop)
+        patch.setattr(running, "score_features", stop)
         result = fewshot(*words(images, out))
     said = f"; the same command goes on after epoch 1, which {state_path(f'{out}')} has\n"
     assert (result.exit_code, result.stdout) == (130, "")
@@ -486,9 +530,9 @@ def test_states_are_written_seldom_enough_to_take_little_time(tmp_path: Path, mo
         clock[0] += 2.0
         path.write_text(f"{state.step}")
 
-    monkeypatch.setattr(distill_run.time, "perf_counter", lambda: clock[0])
-    monkeypatch.setattr(distill_run, "save_training", slow_save)
-    kept = StateFile(tmp_path / "s", {}, 10)
+    monkeypatch.setattr(resuming.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(resuming, "save_training", slow_save)
+    kept = StateFile(tmp_path / "s", {})
     written = []
     for epoch in range(1, 101):
         clock[0] += 1.0
@@ -496,9 +540,9 @@ def test_states_are_written_seldom_enough_to_take_little_time(tmp_path: Path, mo
         written.append(kept.path.read_text())
     # The first one ends at second 3; from 19 times its 2 seconds later on the next is due.
     assert sorted({int(step) for step in written}) == [10, 390, 770, 1000]
-    assert kept.remark() == f"; the same command goes on after epoch 100, which {kept.path} has"
+    assert kept.n_steps == 1000
     kept.remove()
-    assert (kept.remark(), kept.path.exists()) == ("; nothing was written", False)
+    assert (kept.n_steps, kept.path.exists()) == (0, False)
 
 
 # --- what goes wrong --------------------------------------------------------------------------------------------------
@@ -553,8 +597,8 @@ def test_a_memory_too_large_is_told_of_at_the_start_and_in_the_document(
     [
         (("--method", "cmd", "--memory", 3), 2, "--memory is of mugs: cmd remembers no images"),
         (("--n-local", 0, "--local-size", 8), 2, "--local-size needs local crops, and --n-local is 0"),
-        (("--evaluate", "x"), 2, "--evaluate and --n-scored need labels, and --labels is none"),
-        (("--n-scored", 9), 2, "--evaluate and --n-scored need labels, and --labels is none"),
+        (("--evaluate", "x"), 2, "--evaluate needs labels, and --labels is none"),
+        (("--n-scored", 9), 2, "--n-scored needs labels, and --labels is none"),
         (("--freeze-epochs", 1), 2, "--freeze-epochs must be less than --epochs, 1, got 1"),
         (("--warmup-epochs", 2), 2, "--warmup-epochs must be less than --epochs, 1, got 2"),
         (("--momentum", 0.9, "--set", "momentum=0.9+1"), 2, "give --momentum or --set momentum, not both"),
@@ -576,9 +620,9 @@ def test_a_memory_too_large_is_told_of_at_the_start_and_in_the_document(
         (("--set", "hidden=1.5"), 1, "hidden must be a whole number, got '1.5'"),
         (("--set", "colour=no"), 1, "unknown colour 'no'. Known: false, true"),
         (("--set", "momentum=0.9"), 1, "momentum needs 2 numbers with + between them, such as 0.99+1.0, got '0.9'"),
-        (("--set", "size=32"), 1, "--set size would contradict the features: give --size, for the network and its "
+        (("--set", "size=32"), 2, "--set size would contradict the features: give --size, for the network and its "
                                   "features too"),
-        (("--set", "mean=0+0+0"), 1, "--set mean would contradict the features: images are normalised as the weights "
+        (("--set", "mean=0+0+0"), 2, "--set mean would contradict the features: images are normalised as the weights "
                                      "of --init need it, from scratch by their own pixels"),
         (("--set", "clip=none"), 1, "clip must be a number, got 'none'"),
         (("--init", "no.pth"), 1, "no such checkpoint: no.pth"),
@@ -652,8 +696,9 @@ def test_two_processes_share_a_batch_and_the_first_one_speaks(tmp_path: Path, mo
 def test_the_other_processes_are_silent_whatever_happens(
     images: Path, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    resolved = distill_command._resolved
-    monkeypatch.setattr(distill_command, "_resolved", lambda given: resolved(given) | {"rank": 1})
+    for module in (distill_command, planning, running):
+        monkeypatch.setattr(module, "rank", lambda: 1)
+    monkeypatch.setattr(running, "ImageStream", lambda *a, **b: ImageStream(*a, **{**b, "rank": 0}))
     assert interrupted(monkeypatch, 1, *bare(images, out)) == ""
     result = fewshot(*bare(images, out, "--learning-rate", 1e30, "--warmup-epochs", 0, epochs=2))
     assert (result.exit_code, result.stdout, result.stderr) == (1, "", "")
@@ -668,7 +713,7 @@ def test_a_lone_process_is_the_first_one(images: Path, out: Path, monkeypatch: p
 
 
 def test_a_batch_must_be_shared_evenly(images: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill_run, "world_size", lambda: 3)
+    monkeypatch.setattr(planning, "world_size", lambda: 3)
     message = "Error: --batch-size must be a multiple of the 3 processes, got 4"
     assert fails(1, *bare(images, out)) == message
 

@@ -17,6 +17,7 @@ from fewshot.distillation.training.state import TrainingState
 from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
 from fewshot.features.images.preprocess import Preprocess
 from fewshot.image_distillation.backbones import (
+    BackboneDescription,
     build_backbone,
     load_training,
     rebuild_backbone,
@@ -99,7 +100,7 @@ def test_every_vit_layout_gives_the_plain_loops_tokens(kind, is_named, tmp_path)
     expected = normed_tokens_of_blocks(own_state(checkpoint, key), images(SIZE, 1)[0])[-1]
     np.testing.assert_allclose(tokens.image[0], expected[0], **TOLERANCE)
     np.testing.assert_allclose(tokens.instances[0], expected[1:], **TOLERANCE)
-    assert found.description["size"] == SIZE
+    assert found.description.size == SIZE
     assert (found.relation is not None) is (family == "mugs")
 
 
@@ -112,7 +113,7 @@ def test_every_swin_layout_gives_the_plain_loops_tokens(kind, tmp_path):
     expected = maps_of_blocks(own_swin(checkpoint, key), images(SWIN_SIZE, 1)[0], SWIN_WINDOW)[-1]
     np.testing.assert_allclose(tokens.instances[0], expected.reshape(4, -1), **TOLERANCE)
     np.testing.assert_allclose(tokens.image[0], expected.mean((0, 1)), **TOLERANCE)
-    assert (found.description["recipe"], found.relation) == ("mean", None)
+    assert (found.description.recipe, found.relation) == ("mean", None)
 
 
 def test_a_mugs_files_relation_block_comes_along_under_its_own_names(tmp_path):
@@ -205,7 +206,7 @@ def test_published_weights_are_timms_at_its_size_and_with_its_preprocessing(kind
     torch.testing.assert_close(tokens_of(found.backbone, images(224, 1)).instances, expected, rtol=1e-4, atol=1e-5)
     config = timm.get_pretrained_cfg(name)
     assert found.preprocess.mean == config.mean
-    assert found.description["init"] == f"published: {config.architecture}.{config.tag}"
+    assert found.description.init == f"published: {config.architecture}.{config.tag}"
     if kind == "swin":
         small = build_backbone(name, "published", options=made, size=8)
         assert torch.equal(tokens_of(small.backbone, images(224, 1)).raw, tokens_of(found.backbone, images(224, 1)).raw)
@@ -264,7 +265,7 @@ def test_local_views_pass_and_everything_is_trained(kind):
 def test_the_mean_may_stand_for_an_image_that_has_a_class_token():
     tokens = tokens_of(built("vit", image="mean").backbone, images(32))
     torch.testing.assert_close(tokens.image, tokens.instances.mean(1))
-    assert built("vit", image="mean").description["recipe"] == "mean"
+    assert built("vit", image="mean").description.recipe == "mean"
 
 
 @pytest.mark.parametrize("kind", NETWORKS)
@@ -300,7 +301,9 @@ def test_paths_are_dropped_only_if_that_is_asked_for(kind):
 @pytest.mark.parametrize("kind", NETWORKS)
 def test_a_description_survives_json_and_makes_the_same_network(kind):
     first = built(kind, seed=1)
-    other = rebuild_backbone(json.loads(json.dumps(first.description)), drop_path=0.3, seed=2)
+    other = rebuild_backbone(
+        BackboneDescription(**json.loads(json.dumps(first.description._asdict()))), drop_path=0.3, seed=2
+    )
     other.load_state_dict(first.backbone.state_dict())
     views = images(NETWORKS[kind][2])
     assert torch.equal(tokens_of(first.backbone, views).image, tokens_of(other, views).image)
@@ -313,16 +316,16 @@ def test_a_network_that_is_made_again_drops_the_paths_that_it_is_told_to():
 
 def test_a_tag_is_no_part_of_an_architecture(tmp_path):
     first = build_backbone(f"{VIT[0]}.augreg_in1k", size=32, options=VIT[1])
-    assert first.description["name"] == VIT[0]
+    assert first.description.name == VIT[0]
     path = tmp_path / "student.safetensors"
     save_distilled(path, first.backbone, first.description, recipe="mean", preprocess=first.preprocess, training={})
-    assert build_backbone(f"{VIT[0]}.augreg_in1k", path).description["name"] == VIT[0]
+    assert build_backbone(f"{VIT[0]}.augreg_in1k", path).description.name == VIT[0]
 
 
 def test_a_tuple_of_options_is_a_list_as_json_has_it():
     name, options, size, *_ = NETWORKS["swin"]
     tuples = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    assert build_backbone(name, size=size, options=tuples).description["options"] == options
+    assert build_backbone(name, size=size, options=tuples).description.options == options
 
 
 # What is refused
@@ -432,7 +435,7 @@ def test_a_files_architecture_is_not_changed_by_options(tmp_path):
         ValueError, match=r"expected vit_base_patch16_224 with options .*, got vit_small_patch16_224 wit"
     ):
         build_backbone("vit_base_patch16_224", path)
-    assert build_backbone(VIT[0], path, options=VIT[1]).description["name"] == VIT[0]
+    assert build_backbone(VIT[0], path, options=VIT[1]).description.name == VIT[0]
 
 
 @pytest.mark.parametrize(

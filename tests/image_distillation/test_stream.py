@@ -14,7 +14,7 @@ from PIL import Image
 from fewshot.distillation.stream import ImageOrder, ViewBatch
 from fewshot.distillation.views.multi_crop import cmd_views, mugs_views
 from fewshot.features.backbones.torchvision_gate import require_torchvision
-from fewshot.features.images.listing import count_images
+from fewshot.features.images.listing import list_images
 from fewshot.features.images.pixels import measure_pixels
 from fewshot.image_distillation import stream as distillation_images
 from fewshot.image_distillation.stream import ImageStream
@@ -80,13 +80,13 @@ def glued(batches):
 
 def test_images_are_counted_in_folders_and_lists(images, tmp_path):
     paths = sorted(images.rglob("*.png"))
-    assert count_images(images) == count_images(str(images)) == count_images(paths) == N
+    assert {len(list_images(given).records) for given in (images, str(images), paths)} == {N}
     made = stream(images, batch_size=3, rank=1, world_size=2)
     assert (made.n_images, made.steps_per_epoch) == (N, 3)
     assert stream(images, batch_size=N).steps_per_epoch == 1
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match=r"no folder and no archive"):
-        count_images(tmp_path / "nowhere")
+        list_images(tmp_path / "nowhere")
     with pytest.raises(ValueError, match=r"no image under"):
         stream(tmp_path / "empty")
     with pytest.raises(ValueError, match=r"^no images: the list of files is empty$"):

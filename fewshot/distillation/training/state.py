@@ -1,4 +1,4 @@
-"""What goes into a training run of a distillation, and what comes out of it."""
+"""Settings, reports, trace and state of a distillation's training."""
 
 from __future__ import annotations
 
@@ -11,7 +11,15 @@ from torch import Tensor
 from fewshot.checks import check_choice, check_non_negative, check_positive
 from fewshot.distillation.training.health import Health
 
-__all__ = ["PRECISIONS", "DistillationTrace", "Progress", "StepReport", "TrainingSettings", "TrainingState"]
+__all__ = [
+    "PRECISIONS",
+    "DistillationTrace",
+    "EpochSummary",
+    "Progress",
+    "StepReport",
+    "TrainingSettings",
+    "TrainingState",
+]
 
 PRECISIONS = ("float32", "bfloat16")
 
@@ -84,7 +92,7 @@ class TrainingSettings:
 
 
 class StepReport(NamedTuple):
-    """What is told of a step.
+    """Progress of a training after a step.
 
     Attributes
     ----------
@@ -104,8 +112,15 @@ class StepReport(NamedTuple):
     learning_rate: float
 
 
+class EpochSummary(NamedTuple):
+    """Mean losses of an epoch, by name, and the health of the features when it was last measured in it."""
+
+    losses: dict[str, float]
+    health: Health | None
+
+
 class DistillationTrace(NamedTuple):
-    """What training saw.
+    """Losses and health of the features over a training.
 
     Attributes
     ----------
@@ -130,9 +145,28 @@ class DistillationTrace(NamedTuple):
     seconds: float
     seconds_waiting: float
 
+    def epochs(self, steps_per_epoch: int) -> list[EpochSummary]:
+        """Summarise each epoch; a loss that never applied in it is NaN.
+
+        Examples
+        --------
+        >>> import torch
+        >>> losses = torch.tensor([[1.0], [3.0], [5.0]], dtype=torch.float64)
+        >>> trace = DistillationTrace(("total",), losses, torch.empty(0), torch.empty(0, 5), 3, 1.0, 0.0)
+        >>> trace.epochs(2)
+        [EpochSummary(losses={'total': 2.0}, health=None), EpochSummary(losses={'total': 5.0}, health=None)]
+        """
+        return [self._epoch(i, steps_per_epoch) for i in range(-(-len(self.losses) // steps_per_epoch))]
+
+    def _epoch(self, epoch: int, n_steps: int) -> EpochSummary:
+        means = self.losses[epoch * n_steps : (epoch + 1) * n_steps].nanmean(0).tolist()
+        measured = self.health[self.health_steps // n_steps == epoch]
+        health = Health(*measured[-1].tolist()) if len(measured) else None
+        return EpochSummary(dict(zip(self.names, means, strict=True)), health)
+
 
 class TrainingState(NamedTuple):
-    """All that a run needs to go on as if it had not been stopped.
+    """Everything from which a stopped run is resumed as if it had not been stopped.
 
     Attributes
     ----------
@@ -141,7 +175,7 @@ class TrainingState(NamedTuple):
     tensors : dict of str to Tensor
         Weights of both networks, memories, centres, the optimiser's moments, the trace.
     metadata : dict
-        As JSON can say it: the number of steps, the seed, the monitor's counts.
+        JSON-serialisable: the number of steps, the seed, the monitor's counts.
     """
 
     step: int

@@ -7,7 +7,7 @@ file system that all machines share.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from fewshot.features.extraction.loop import ExtractProgress, ExtractReport, RunFigures, extract_shards
@@ -91,18 +91,28 @@ def extract_on_ray(
     place = (str(store.path.absolute()), extractor.device.type, batch_size, n_workers)
     workers = [make(extractor.recipe, *place) for _ in range(n_actors)]
     _wait_for_first(ray, workers)
-    start, runs, n_failed = time.perf_counter(), list[RunFigures](), 0
-    n_todo = sum(map(store.head.n_rows, shards))
-    pool = ray.util.ActorPool(workers)
-    for run, records in pool.map_unordered(lambda worker, shard: worker.extract.remote(shard), shards):
+    start = time.perf_counter()
+    results = ray.util.ActorPool(workers).map_unordered(lambda worker, shard: worker.extract.remote(shard), shards)
+    total = _gathered(results, sum(map(store.head.n_rows, shards)), progress, finished)
+    return total._replace(seconds=time.perf_counter() - start)
+
+
+def _gathered(
+    results: Iterable[tuple[RunFigures, list[ShardRecord]]],
+    n_todo: int,
+    progress: ExtractProgress | None,
+    finished: Callable[[ShardRecord], object],
+) -> RunFigures:
+    """Take in the results of the workers as they come, and sum their figures."""
+    runs, n_failed = list[RunFigures](), 0
+    for run, records in results:
         runs.append(run)
         for record in records:
             finished(record)
-        n_failed += sum(len(record.failures) for record in records) if run.n_done else 0
+            n_failed += len(record.failures) if run.n_done else 0
         if progress is not None:
             progress(ExtractReport(sum(run.n_done for run in runs), n_failed, n_todo))
-    total = RunFigures(*(sum(column) for column in zip(*runs, strict=True)))
-    return total._replace(seconds=time.perf_counter() - start)
+    return RunFigures(*(sum(column) for column in zip(*runs, strict=True)))
 
 
 def _started_ray() -> Any:

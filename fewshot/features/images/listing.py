@@ -19,7 +19,6 @@ __all__ = [
     "ImageList",
     "ImageRecord",
     "Images",
-    "count_images",
     "find_images",
     "list_images",
     "read_bytes",
@@ -72,19 +71,21 @@ def find_images(root: PathLike, labels: PathLike = "auto") -> Iterator[ImageReco
 
 
 class ImageList(NamedTuple):
-    """The images there are, and the folder that their ids are relative to."""
+    """Images in memory, and the folder that their ids are relative to."""
 
     root: str
     records: list[ImageRecord]
 
 
-def list_images(images: Images) -> ImageList:
-    """List images without their labels.
+def list_images(images: Images | ImageList, labels: PathLike = "none") -> ImageList:
+    """List images in memory.
 
     Parameters
     ----------
     images
-        A folder or tar archives, as `find_images` takes them, or a list of files.
+        A folder or tar archives, as `find_images` takes them, a list of files, or what this function returned.
+    labels
+        Of a folder or archives, see `find_images`; files of a list are unlabelled.
 
     Raises
     ------
@@ -93,16 +94,13 @@ def list_images(images: Images) -> ImageList:
     ValueError
         If there are no images.
     """
+    if isinstance(images, ImageList):
+        return images
     if isinstance(images, (str, os.PathLike)):
-        return ImageList(os.fspath(images), list(find_images(images, "none")))
+        return ImageList(os.fspath(images), list(find_images(images, labels)))
     if not images:
         raise ValueError("no images: the list of files is empty")
     return ImageList("", [ImageRecord(os.fspath(path)) for path in images])
-
-
-def count_images(images: Images) -> int:
-    """Return how many images there are, with the errors of `list_images`."""
-    return len(list_images(images).records)
 
 
 def _walk(root: str, labels: str) -> Iterator[ImageRecord]:

@@ -1,4 +1,4 @@
-"""What the pixels of a set of images are like."""
+"""Mean and standard deviation of the pixels of a set of images."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class PixelStatistics(NamedTuple):
     std: tuple[float, float, float]
 
 
-def measure_pixels(images: Images, *, n_images: int = 256, seed: int = 0) -> PixelStatistics:
+def measure_pixels(images: Images | ImageList, *, n_images: int = 256, seed: int = 0) -> PixelStatistics:
     """Measure the pixels of a random sample of images, each of which counts alike; unreadable ones are passed over.
 
-    A network at random that sees letters on white normalised as photographs are has almost one answer to all of them.
+    A random network maps letters on white, normalised as photographs, to almost one output.
 
     Parameters
     ----------
@@ -44,20 +44,21 @@ def measure_pixels(images: Images, *, n_images: int = 256, seed: int = 0) -> Pix
     ValueError
         If there are no images, or none of the sample can be read.
     """
-    found = list_images(images)
-    drawn = torch.randperm(len(found.records), generator=torch.Generator().manual_seed(seed))[:n_images].tolist()
-    moments = [moment for i in drawn for moment in _moments(found, found.records[i])]
+    listed = list_images(images)
+    drawn = torch.randperm(len(listed.records), generator=torch.Generator().manual_seed(seed))[:n_images].tolist()
+    moments = [moment for i in drawn for moment in _moments(listed, listed.records[i])]
     if not moments:
-        raise ValueError(f"none of {len(drawn)} images that were drawn from {images} can be read: repair them")
+        place = f"drawn from {listed.root}" if listed.root else "drawn"
+        raise ValueError(f"none of {len(drawn)} images that were {place} can be read: repair them")
     mean, square = torch.stack(moments).mean(0)
     std = (square - mean.square()).clamp(min=_LEAST_STD**2).sqrt()
     return PixelStatistics(tuple(mean.tolist()), tuple(std.tolist()))
 
 
-def _moments(found: ImageList, record: ImageRecord) -> Iterator[Tensor]:
+def _moments(listed: ImageList, record: ImageRecord) -> Iterator[Tensor]:
     """Yield the mean and the mean square of an image's channels (2, 3), if it can be read."""
     try:
-        image = decode(read_bytes(found.root, record)).image
+        image = decode(read_bytes(listed.root, record)).image
     except UnreadableImage:
         return
     pixels = torch.from_numpy(np.array(image)).double().flatten(0, 1) / 255
