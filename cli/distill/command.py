@@ -15,11 +15,12 @@ import torch
 from fewshot.distillation.training.monitor import CollapseError
 from fewshot.distributed import rank
 from fewshot.image_distillation import DistillResult, DistillRun, DistillSettings, plan
+from fewshot.image_distillation.settings import parse_changes
 from fewshot.image_distillation.stream import default_n_workers
+from fewshot.parsing import guess_value, split_option
 
 from ..shared import output
 from ..shared.options import check_folder, document_head, process_device, refuse_unused, usage_errors
-from .arguments import read_changes, read_options
 from .document import distillation_document
 from .options import run_options, score_options, training_options, view_options, what_options
 from .progress import Bars
@@ -73,9 +74,10 @@ def distill(
     needs_labels = (labels != "none", "needs labels, and --labels is none")
     refuse_unused(context, {"evaluate": needs_labels, "n_scored": needs_labels})
     _check_out(context, out, is_overwritten)
-    numbers, network = read_changes(changes, method), read_options(options)
+    settings["options"] = {key: guess_value(text) for key, text in map(split_option, options)}
+    settings["changes"] = parse_changes(changes, method)
     with usage_errors(context):
-        chosen = DistillSettings(method=method, options=network, changes=numbers, labels=labels, **settings)
+        chosen = DistillSettings(method=method, labels=labels, **settings)
     place, n_workers = process_device(device), default_n_workers() if workers is None else workers
     with _processes(place):
         with output.gathered_warnings() as early:

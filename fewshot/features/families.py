@@ -1,4 +1,4 @@
-"""EXTRACTORS: where frozen networks come from, and the one door to them."""
+"""FAMILIES: the table of extractor families, and `extractor`, which builds a frozen network by name."""
 
 from __future__ import annotations
 

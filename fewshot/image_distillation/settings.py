@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import TYPE_CHECKING, NamedTuple, TypeAlias, TypeVar
 
@@ -15,11 +15,12 @@ from fewshot.distillation.mugs import MugsSettings
 from fewshot.distillation.training.state import PRECISIONS, TrainingSettings
 from fewshot.distillation.views.settings import ViewSettings, cmd_views, mugs_views
 from fewshot.features.images.preprocess import Preprocess
+from fewshot.parsing import parse_value, split_option
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-__all__ = ["METHODS", "DistillSettings", "Number", "RunSettings", "changeable_numbers", "run_settings"]
+__all__ = ["METHODS", "DistillSettings", "RunSettings", "changeable_numbers", "parse_changes", "run_settings"]
 
 METHODS = ("mugs", "cmd")
 MethodSettings: TypeAlias = MugsSettings | CMDSettings
@@ -214,28 +215,29 @@ class RunSettings(NamedTuple):
         return {name: asdict(part) for name, part in self._asdict().items()}
 
 
-class Number(NamedTuple):
-    """A number that `DistillSettings.changes` may name: its default, and whether it may be None."""
-
-    default: object
-    is_optional: bool
-
-
-def changeable_numbers(method: str) -> dict[str, Number]:
-    """Return the numbers that `DistillSettings.changes` may name, by name.
+def changeable_numbers(method: str) -> dict[str, str]:
+    """Return the fields that `DistillSettings.changes` may name, with their types.
 
     Examples
     --------
     >>> changeable_numbers("cmd")["inter_weight"]
-    Number(default=0.1, is_optional=False)
+    'float'
     """
-    parts = (CMDSettings(), cmd_views()) if method == "cmd" else (MugsSettings(), mugs_views())
-    return {
-        entry.name: Number(getattr(part, entry.name), f"{entry.type}".endswith("| None"))
-        for part in (*parts, TrainingSettings())
-        for entry in fields(part)
-        if entry.name not in _NOT_ALONE
-    }
+    parts = (CMDSettings if method == "cmd" else MugsSettings, ViewSettings, TrainingSettings)
+    numbers = {entry.name: f"{entry.type}" for part in parts for entry in fields(part)}
+    return {name: annotation for name, annotation in numbers.items() if name not in _NOT_ALONE}
+
+
+def parse_changes(texts: Iterable[str], method: str) -> dict[str, object]:
+    """Parse ``KEY=VALUE`` texts into `DistillSettings.changes`, which refuses unknown keys.
+
+    Examples
+    --------
+    >>> parse_changes(["inter_weight=1", "momentum=0.9+1", "weak_probability=none"], "cmd")
+    {'inter_weight': 1.0, 'momentum': (0.9, 1.0), 'weak_probability': None}
+    """
+    known = changeable_numbers(method)
+    return {key: parse_value(key, text, known.get(key, "str")) for key, text in map(split_option, texts)}
 
 
 def run_settings(

@@ -618,8 +618,8 @@ def test_a_memory_too_large_is_told_of_at_the_start_and_in_the_document(
         (("--set", "=1"), 1, "expected KEY=VALUE, got '=1'"),
         (("--set", "clip=big"), 1, "clip must be a number, got 'big'"),
         (("--set", "hidden=1.5"), 1, "hidden must be a whole number, got '1.5'"),
-        (("--set", "colour=no"), 1, "unknown colour 'no'. Known: false, true"),
-        (("--set", "momentum=0.9"), 1, "momentum needs 2 numbers with + between them, such as 0.99+1.0, got '0.9'"),
+        (("--set", "colour=no"), 1, "colour must be true or false, got 'no'"),
+        (("--set", "momentum=0.9"), 1, "momentum must be 2 numbers joined by +, got '0.9'"),
         (("--set", "size=32"), 2, "--set size would contradict the features: give --size, for the network and its "
                                   "features too"),
         (("--set", "mean=0+0+0"), 2, "--set mean would contradict the features: images are normalised as the weights "

@@ -124,8 +124,8 @@ def test_hooks_are_gone_after_an_error(body):
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
-        (["sten"], "unknown layer 'sten' (did you mean 'stem'?): named_modules() of the network lists them"),
-        (["zzzz"], "unknown layer 'zzzz': named_modules() of the network lists them"),
+        (["sten"], "unknown layer 'sten': did you mean 'stem'? named_modules() of the network lists them"),
+        (["zzzz"], "unknown layer 'zzzz'. named_modules() of the network lists them"),
         (
             ["stem", "act"],
             "layer 'act' runs 2 times in one forward pass: choose a module that runs once, such as the block it is in",

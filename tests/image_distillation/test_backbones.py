@@ -442,7 +442,7 @@ def test_a_files_architecture_is_not_changed_by_options(tmp_path):
     ("name", "settings", "error", "message"),
     [
         (None, {}, ValueError, "init='random' needs the name of a timm model such as vit_small_patch16_224, got none"),
-        ("vit_smal", {}, ValueError, "unknown timm model 'vit_smal' (did you mean "),
+        ("vit_smal", {}, ValueError, "unknown timm model 'vit_smal': did you mean "),
         ("vit_small_patch16_224", {"drop_path": 1.0}, ValueError, "drop_path must lie in [0, 1), got 1.0"),
         ("vit_small_patch16_224", {"image": "cls"}, ValueError, "unknown embedding of images 'cls'. Known: mean, toke"),
         (

@@ -124,7 +124,7 @@ def test_every_number_of_a_method_can_be_changed():
     known = changeable_numbers("mugs")
     assert {"n_neighbours", "clip", "global_scale", "weak_probability"} <= set(known)
     assert not {"size", "mean", "std", "inter_weight"} & set(known)
-    assert [name for name, number in known.items() if number.is_optional] == ["weak_probability"]
+    assert [name for name, annotation in known.items() if "None" in annotation] == ["weak_probability"]
 
 
 @pytest.mark.parametrize(
