@@ -84,8 +84,9 @@ class SemiSupervisedGaussianMixture(DensityMixin, BaseEstimator):  # type: ignor
 
     Notes
     -----
-    The same iterations as scikit-learn's, from the same start: tested to equal it without labels. A row is read a chunk
-    at a time, no matrix of rows × components is held, and the float32 sums are as exact as float64 ones far from 0.
+    The same iterations as scikit-learn's: from the same start and without labels the same result, up to rounding. While
+    fitting, rows are read a chunk at a time and no matrix of rows × components is held. Rows are standardized inside,
+    so that float32 keeps its digits far from 0.
     A component that ends without rows keeps its mean and covariance.
 
     Source
