@@ -58,7 +58,7 @@ def process_state() -> dict[str, object]:
         "errors of NumPy": np.geterr(),
         "environment": {name: value for name, value in os.environ.items() if name not in _NOT_OURS},
         "working folder": os.getcwd(),
-        "import path": [path for path in sys.path if "site-packages" not in path],  # some libraries add their own
+        "import path": {path for path in sys.path if "site-packages" not in path},  # pytest changes their order
         "temporary folder": tempfile.tempdir,
         "locale": locale.setlocale(locale.LC_NUMERIC),
         "handler of interrupts": signal.getsignal(signal.SIGINT),
