@@ -239,7 +239,7 @@ def run_episodes(
     >>> experiment = EpisodeExperiment(methods=("nearest-prototype", "unem"), n_shot=(1,), n_episodes=40)
     >>> results = run_episodes(load_features("digits"), experiment)
     >>> [(record.method, round(record.accuracy, 2)) for record in results.records()]
-    [('nearest-prototype', 0.81), ('unem', 0.9)]
+    [('nearest-prototype', 0.77), ('unem', 0.82)]
     >>> results.differences()[0].mean > 0
     True
     """
