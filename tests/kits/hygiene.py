@@ -9,7 +9,6 @@ import random
 import signal
 import sys
 import tempfile
-import threading
 from collections.abc import Iterator
 
 import numpy as np
@@ -63,7 +62,6 @@ def process_state() -> dict[str, object]:
         "locale": locale.setlocale(locale.LC_NUMERIC),
         "handler of interrupts": signal.getsignal(signal.SIGINT),
         "garbage collection": gc.isenabled(),
-        "threads": {thread.name for thread in threading.enumerate()},
     }
 
 
