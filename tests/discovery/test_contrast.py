@@ -502,7 +502,7 @@ MESSAGES = [
     ({"noise": -0.5}, "noise must not be negative, got -0.5"),
     ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
     ({"supervised_weight": 1.5}, r"supervised_weight must lie in \[0, 1\], got 1.5"),
-    ({"batch_size": 1}, "batch_size must be at least 2, got 1: a row alone has nothing to be told from"),
+    ({"batch_size": 1}, "batch_size must be at least 2, got 1: a row alone has no negatives"),
     (
         {"discover": lambda z, y: z},
         r"the E-step must answer with one integer per row, \(120,\), got torch.float32 of shape \(120, 16\): "
