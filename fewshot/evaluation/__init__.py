@@ -1,4 +1,4 @@
-"""Experiments as library calls: episodes, incremental sessions, category discovery.
+"""Experiments as library calls: episodes, UNEM's training, incremental sessions, probes, category discovery.
 
 Each takes a frozen settings object, which holds the defaults of the command of that name, and returns typed results.
 """
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from fewshot.evaluation.episode_runs import EpisodeResults, run_episodes
     from fewshot.evaluation.episodes import evaluate_episodes
     from fewshot.evaluation.fitted_methods import FittedMethod, trained_unem
+    from fewshot.evaluation.probes import ProbeExperiment, run_probes
+    from fewshot.evaluation.sessions import SessionExperiment, evaluate_sessions, run_sessions
     from fewshot.evaluation.training import TrainingExperiment, TrainingResult, run_training
 
 __all__ = [
@@ -22,12 +24,17 @@ __all__ = [
     "EpisodeExperiment",
     "EpisodeResults",
     "FittedMethod",
+    "ProbeExperiment",
+    "SessionExperiment",
     "TrainingExperiment",
     "TrainingResult",
     "evaluate_discovery",
     "evaluate_episodes",
+    "evaluate_sessions",
     "run_discovery",
     "run_episodes",
+    "run_probes",
+    "run_sessions",
     "run_training",
     "trained_unem",
 ]
@@ -38,12 +45,17 @@ _LAZY = {
     "EpisodeExperiment": "fewshot.evaluation.episode_experiment",
     "EpisodeResults": "fewshot.evaluation.episode_runs",
     "FittedMethod": "fewshot.evaluation.fitted_methods",
+    "ProbeExperiment": "fewshot.evaluation.probes",
+    "SessionExperiment": "fewshot.evaluation.sessions",
     "TrainingExperiment": "fewshot.evaluation.training",
     "TrainingResult": "fewshot.evaluation.training",
     "evaluate_discovery": "fewshot.evaluation.discovery",
     "evaluate_episodes": "fewshot.evaluation.episodes",
     "run_discovery": "fewshot.evaluation.discovery",
     "run_episodes": "fewshot.evaluation.episode_runs",
+    "evaluate_sessions": "fewshot.evaluation.sessions",
+    "run_probes": "fewshot.evaluation.probes",
+    "run_sessions": "fewshot.evaluation.sessions",
     "run_training": "fewshot.evaluation.training",
     "trained_unem": "fewshot.evaluation.fitted_methods",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import torch
@@ -23,8 +24,9 @@ class CovarianceClassifier(IncrementalClassifier):
         self._statistics = self._empty(n_features, device)
         self._table: dict[str, Any] = {}
 
+    @abstractmethod
     def _check_settings(self) -> None:
-        raise NotImplementedError
+        """Refuse settings out of range."""
 
     def _empty(self, n_features: int, device: torch.device) -> PooledScatter | ClassScatters:
         """Return statistics of no class."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -22,7 +23,7 @@ __all__ = [
 _CHUNK = 8192
 
 
-class _ScatterStatistics(ClassStatistics):
+class _ScatterStatistics(ClassStatistics, ABC):
     """Class statistics with scatters, Σ (x - μ)(x - μ)ᵀ, in float64.
 
     Items are centred before they are multiplied, and a shift of the mean is added as a term of its own (Chan, Golub and
@@ -57,8 +58,9 @@ class _ScatterStatistics(ClassStatistics):
         gaps *= (n_old * n_new / (n_old + n_new)).sqrt()[:, None]
         return torch.cat([rows - means[inverse], gaps]), torch.cat([classes, present])
 
+    @abstractmethod
     def _accumulate(self, deviations: Tensor, owners: Tensor) -> None:
-        raise NotImplementedError
+        """Add the outer products of deviations (n, n_features) to the scatters of their classes (n,)."""
 
 
 class PooledScatter(_ScatterStatistics):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any
 
 import numpy.typing as npt
@@ -74,9 +75,9 @@ class PrototypeClassifier(IncrementalClassifier):
         """Return what all vectors depend on; it changes with the base session only."""
         return None
 
+    @abstractmethod
     def _vectors(self, index: Tensor, shared: Any) -> Tensor:
         """Return the vectors (k, n_features) of some classes."""
-        raise NotImplementedError
 
     def _prototypes(self, index: Tensor) -> Tensor:
         """Return the centred means (k, n_features) of some classes."""
