@@ -73,7 +73,7 @@ docs: notebooks
 bench: install
 	$(BIN)/python -m tests.benchmarks
 
-# README's comparison of all methods; runs what is wanting, on the feature files in $(DATA).
+# The comparison of all methods in README and docs/results; runs what is wanting, on the feature files in $(DATA).
 tables: install
 	$(BIN)/python -m tests.benchmarks.comparison --data "$(DATA)"
 

@@ -25,7 +25,7 @@ def _print_version(context: click.Context, parameter: click.Parameter, is_asked:
 @click.group(
     name="fewshot",
     cls=CommandGroup,
-    # The same help at any width of the terminal: README shows it as it is.
+    # The same help at any width of the terminal.
     context_settings={"terminal_width": 100, "max_content_width": 100, "show_default": True},
 )
 @click.option(

@@ -37,6 +37,8 @@ templates_path = ["_templates"]
 default_role = "py:obj"
 nitpicky = True
 add_module_names = False
+# Quotes and dots, but no dashes: --option stays as it is typed.
+smartquotes_action = "qe"
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"
 maximum_signature_line_length = 80

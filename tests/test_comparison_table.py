@@ -1,8 +1,9 @@
-"""README's tables of all methods are those of the stored results, and these are of the methods as they are."""
+"""The tables of all methods are those of the stored results, and these are of the methods as they are."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 
 from fewshot.registry.episodic import METHODS
 from tests.benchmarks import comparison
-from tests.benchmarks.comparison import COMMAND, README, RESULTS, SETS, SHOTS, Job, Ledger, Regime
+from tests.benchmarks.comparison import COMMAND, PAGE, README, RESULTS, SETS, SHOTS, Job, Ledger, Regime
+from tests.benchmarks.comparison_tables import summary_table
 
-STALE = f"stale: run {COMMAND}, which runs what is wanting and rewrites README"
+STALE = f"stale: run {COMMAND}, which runs what is wanting and rewrites the tables"
 
 
 def test_every_method_has_results_with_its_present_settings():
@@ -25,9 +27,19 @@ def test_every_method_has_results_with_its_present_settings():
                 assert not missing, f"{name}, {regime}, {n_shot}-shot: {missing}: {STALE}"
 
 
-def test_readme_shows_the_stored_results():
-    text = README.read_text(encoding="utf-8")
-    assert text == comparison.with_block(text), f"{STALE}; with --only-readme it rewrites README alone"
+@pytest.mark.parametrize("path", [README, PAGE], ids=lambda path: path.name)
+def test_pages_show_the_stored_results(path):
+    text = comparison.with_block(path, comparison.blocks()[path])
+    assert path.read_text(encoding="utf-8") == text, f"{STALE}; with --only-tables it rewrites the tables alone"
+
+
+def test_readme_says_where_the_default_stands():
+    block = comparison.blocks()[PAGE]
+    ties, mean = re.search(rf"^\| `{comparison.DEFAULT}` \| (\d+) of 36 \| ([\d.]+) \|", block, re.MULTILINE).groups()
+    said = (
+        f"`{comparison.DEFAULT}`, is best or tied in {ties} of the 36 cells behind this table and {mean} points behind"
+    )
+    assert said in README.read_text(encoding="utf-8")
 
 
 def test_the_stored_results_hold_no_more_than_they_need():
@@ -60,13 +72,13 @@ def small(tmp_path, monkeypatch):
         "SLOW": ("bd-cspn",),
         "RESULTS": tmp_path / "results",
         "README": tmp_path / "README.md",
+        "PAGE": tmp_path / "comparison.md",
         "DEFAULT": "simpleshot",
         "pools": lambda folder: {"birds": (None, None, [0, 1], [2, 3, 4, 5, 6, 7])},
     }.items():
         monkeypatch.setattr(comparison, name, value)
-    (tmp_path / "README.md").write_text(
-        f"before\n{comparison.BEGIN}\nformer\n{comparison.END}\nafter\n", encoding="utf-8"
-    )
+    for name in ("README.md", "comparison.md"):
+        (tmp_path / name).write_text(f"before\n{comparison.BEGIN}\nformer\n{comparison.END}\nafter\n", encoding="utf-8")
     return tmp_path
 
 
@@ -77,6 +89,10 @@ def ran(monkeypatch):
     real = comparison.run
     monkeypatch.setattr(comparison, "run", lambda job, *rest: jobs.append(job) or real(job, *rest))
     return jobs
+
+
+def page(folder: Path) -> str:
+    return (folder / "comparison.md").read_text(encoding="utf-8")
 
 
 def work(folder: Path, *methods):
@@ -155,8 +171,8 @@ def test_a_method_that_does_not_apply_is_left_out_with_its_reason(small, ran, mo
     monkeypatch.setattr(comparison, "run", refusing)
     work(small)
     assert {record["method"] for record in comparison.stored("birds")} == {"nearest-prototype", "bd-cspn"}
-    comparison.write_readme()
-    assert "Left out: `simpleshot` on birds: Error: needs text\n" in (small / "README.md").read_text(encoding="utf-8")
+    comparison.write_tables()
+    assert "Left out: `simpleshot` on birds: Error: needs text\n" in page(small)
     ran.clear()
     work(small)
     assert ran == []
@@ -165,13 +181,13 @@ def test_a_method_that_does_not_apply_is_left_out_with_its_reason(small, ran, mo
 def test_what_is_postponed_is_told_and_done_later(small, ran):
     work(small, *FAST)
     comparison.postpone(small / "work", ("bd-cspn",), ("birds",), "an hour of computing")
-    assert "Left out: `bd-cspn` on birds: an hour of computing\n" in comparison.block()
+    assert "Left out: `bd-cspn` on birds: an hour of computing\n" in comparison.blocks()[comparison.PAGE]
     ledger = Ledger("birds", small / "work")
     assert comparison.wanting(ledger.records, comparison.REGIMES[0], 1, ledger.left_out) == []
     ran.clear()
     work(small)
     assert {job.methods for job in ran} == {("bd-cspn",)}
-    assert "Left out" not in comparison.block()
+    assert "Left out" not in comparison.blocks()[comparison.PAGE]
 
 
 def test_an_error_of_the_command_is_a_reason(small):
@@ -180,16 +196,17 @@ def test_an_error_of_the_command_is_a_reason(small):
     assert said == "Error: --n-way = 7 exceeds the 6 classes of the pool"
 
 
-def test_readme_is_rewritten_between_its_marks(small):
+def test_pages_are_rewritten_between_their_marks(small):
     work(small)
-    comparison.write_readme()
-    text = (small / "README.md").read_text(encoding="utf-8")
-    assert text.startswith(f"before\n{comparison.BEGIN}\n| method | best or tied |")
-    assert text.endswith(f"{comparison.END}\nafter\n")
-    assert "former" not in text
-    assert text == comparison.with_block(text)
-    assert "#### 3-way, balanced queries\n" in text
-    assert "#### 4-way, uniform queries of 2 of the ways\n" in text
+    comparison.write_tables()
+    for path, block in comparison.blocks().items():
+        text = path.read_text(encoding="utf-8")
+        assert text == f"before\n{comparison.BEGIN}\n{block}{comparison.END}\nafter\n"
+        assert text == comparison.with_block(path, block)
+    text = page(small)
+    assert f"\n{comparison.BEGIN}\n| method | best or tied |" in text
+    assert "## 3-way, balanced queries\n" in text
+    assert "## 4-way, uniform queries of 2 of the ways\n" in text
     records = comparison.stored("birds")
     for method in comparison.METHODS:
         ties = sum(record["behind_best"]["is_tie"] for record in records if record["method"] == method)
@@ -199,9 +216,29 @@ def test_readme_is_rewritten_between_its_marks(small):
     assert words in text
 
 
-def test_readme_without_marks_is_refused(small):
+def test_readmes_table_is_the_mean_over_the_feature_sets():
+    def row(features, n_shot, accuracy, half_width):
+        shared = {"n_way": 5, "query_distribution": "balanced", "n_effective_way": 5, "dirichlet_concentration": None}
+        counts = {"n_query": 15, "n_query_total": None, "is_disjoint": True, "protocol": "p", "n_episodes": 9}
+        own = {
+            "set": features,
+            "n_shot": n_shot,
+            "method": "unem",
+            "label": "unem",
+            "accuracy": accuracy,
+            "half_width": half_width,
+        }
+        return shared | counts | own
+
+    rows = [row("a", 1, 0.5, 0.03), row("b", 1, 0.7, 0.04), row("a", 5, 0.8, 0.01), row("b", 5, 0.9, 0.0)]
+    # Of independent means: sqrt(3² + 4²) / 2 = 2.5 and 1 / 2.
+    assert summary_table(rows, (1, 5)).splitlines()[-1] == "| `unem` | 60.0 ± 2.5 | 85.0 ± 0.5 |"
+
+
+def test_a_page_without_marks_is_refused(small):
+    (small / "README.md").write_text("no marks")
     with pytest.raises(ValueError, match=r"^README\.md needs one line <!-- comparison:begin --> and one "):
-        comparison.with_block("no marks")
+        comparison.with_block(small / "README.md", "")
 
 
 def test_classes_are_written_as_ranges():

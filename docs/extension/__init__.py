@@ -11,7 +11,7 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 
 from docs.extension import generated
-from docs.extension.commands import with_examples
+from docs.extension.commands import with_defaults, with_examples
 from docs.extension.docstrings import as_rst
 from docs.extension.packages import home
 from docs.extension.references import reference_keys
@@ -84,10 +84,16 @@ def _describe(app: Sphinx, context: object, lines: list[str]) -> None:
     lines[:] = with_examples(lines)
 
 
+def _tell_defaults(app: Sphinx, context: object, lines: list[str]) -> None:
+    """Show the defaults of a command's options as a user types them."""
+    lines[:] = with_defaults(lines)
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """Register."""
     app.connect("source-read", _expand)
     app.connect("sphinx-click-process-description", _describe)
+    app.connect("sphinx-click-process-options", _tell_defaults)
     app.connect("autodoc-process-docstring", _process, priority=400)  # before napoleon
     app.connect("autodoc-skip-member", _is_left_out)
     app.connect("doctree-read", _look_up_exactly)

@@ -16,9 +16,12 @@ from docs.extension.packages import home
 
 __all__ = ["missing"]
 
+# Directives that were not read as such.
+_MARKUP = re.compile(r"(?<![\w`])\.\. [\w:-]+::")
+
 
 def missing(site: Path) -> Iterator[str]:
-    """Yield the commands, methods and public names that the built site does not document."""
+    """Yield the commands, methods and public names that the built site does not document, and markup that it shows."""
     with (site / "objects.inv").open("rb") as stream:
         inventory = InventoryFile.load(stream, "", lambda base, target: target)
     documented = {name for kind, items in inventory.items() if kind.startswith("py:") for name in items}
@@ -28,6 +31,12 @@ def missing(site: Path) -> Iterator[str]:
     commands = _headings(site / "reference" / "cli.html")
     named = [f"fewshot {name}" for name in command_names()]
     yield from (f"{name} is not on the page of commands" for name in named if name not in commands)
+    pages = {page: page.read_text(encoding="utf-8") for page in sorted(site.rglob("*.html"))}
+    yield from (
+        f"{page.relative_to(site)} shows markup: {found[0]}"
+        for page, text in pages.items()
+        for found in _MARKUP.finditer(text)
+    )
     methods = set().union(*(_headings(page) for page in (site / "methods").glob("*.html")))
     yield from (f"{name} is on no page of methods" for name in method_names() if name not in methods)
 

@@ -1,10 +1,10 @@
-"""README's comparison of all methods: ``python -m tests.benchmarks.comparison --data DIR`` (``make tables DATA=DIR``).
+"""The comparison of all methods: ``python -m tests.benchmarks.comparison --data DIR`` (``make tables DATA=DIR``).
 
 Every registered method at 1, 5 and 10 shots under three query distributions on four sets of real features, by the code
 of ``fewshot episode`` and ``fewshot report``, on the half of the classes that the shipped schedules were not learned
-on. What is done stays done: a method runs again only when its settings changed. ``--only-readme`` rewrites the tables
-from the stored results alone. ``--postpone REASON`` runs nothing and notes what is wanting of ``--methods`` on
-``--sets`` as left out for now; the next run without it does it.
+on. What is done stays done: a method runs again only when its settings changed. ``--only-tables`` rewrites README's
+table and those of docs/results/comparison.md from the stored results alone. ``--postpone REASON`` runs nothing and
+notes what is wanting of ``--methods`` on ``--sets`` as left out for now; the next run without it does it.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from fewshot.cli.shared.output import json_text
 
 from fewshot.registry.episodic import METHODS, build_method
 from fewshot.storage import write_text_atomic
-from tests.benchmarks.comparison_readme import tables
+from tests.benchmarks.comparison_tables import summary_table, tables
 from tests.benchmarks.presets import pools
 
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "tests" / "benchmarks" / "results"
-README = ROOT / "README.md"
+README, PAGE = ROOT / "README.md", ROOT / "docs" / "results" / "comparison.md"
 BEGIN, END = "<!-- comparison:begin -->", "<!-- comparison:end -->"
 COMMAND = "python -m tests.benchmarks.comparison --data DIR"
 SETS = (
@@ -240,30 +240,33 @@ def _lines(rows: Sequence[Record]) -> str:
     return ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 
-def block() -> str:
-    """Return README's tables, from the stored results alone."""
+def blocks() -> dict[Path, str]:
+    """Return what stands between the marks of README and of the page of results, from the stored results alone."""
     records = joined(record for name in SETS for record in stored(name))
     records.sort(key=lambda record: _place(record)[:2])
-    return tables(records, DEFAULT, {name: _left_out(name) for name in SETS})
+    left_out = {name: _left_out(name) for name in SETS}
+    return {README: summary_table(records, SHOTS[:2]), PAGE: tables(records, DEFAULT, left_out)}
 
 
-def with_block(text: str) -> str:
-    """Return README's text with the tables as they are to be.
+def with_block(path: Path, block: str) -> str:
+    """Return a file's text with the tables as they are to be.
 
     Raises
     ------
     ValueError
         If the text has no place for them.
     """
+    text = path.read_text(encoding="utf-8")
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise ValueError(f"README.md needs one line {BEGIN} and one {END} below it")
+        raise ValueError(f"{path.name} needs one line {BEGIN} and one {END} below it")
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{block()}{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{block}{END}{rest.partition(END)[2]}"
 
 
-def write_readme() -> None:
-    """Put the tables into README."""
-    write_text_atomic(README, with_block(README.read_text(encoding="utf-8")))
+def write_tables() -> None:
+    """Put the tables into README and the page of results."""
+    for path, block in blocks().items():
+        write_text_atomic(path, with_block(path, block))
 
 
 def opened(work: Path, sets: Sequence[str]) -> dict[str, Ledger]:
@@ -303,25 +306,25 @@ def work_through(folder: Path, work: Path, asked: Sequence[str], sets: Sequence[
 
 
 def main() -> None:
-    """Run everything that is wanting and rewrite README."""
+    """Run everything that is wanting and rewrite the tables."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder of feature files")
     parser.add_argument("--work", type=Path, default=ROOT / "build" / "comparison", help="accuracies per episode")
     parser.add_argument("--methods", default=",".join(METHODS), help="run these only")
     parser.add_argument("--sets", default=",".join(SETS), help="on these only")
     parser.add_argument("--postpone", metavar="REASON", help="run nothing, note what is wanting as left out")
-    parser.add_argument("--only-readme", action="store_true", help="run nothing")
-    parser.add_argument("--no-readme", action="store_true", help="leave README alone")
+    parser.add_argument("--only-tables", action="store_true", help="run nothing")
+    parser.add_argument("--no-tables", action="store_true", help="leave README and the page of results alone")
     options = parser.parse_args()
     asked, sets = options.methods.split(","), options.sets.split(",")
     if options.postpone is not None:
         postpone(options.work, asked, sets, options.postpone)
-    elif not options.only_readme:
+    elif not options.only_tables:
         if options.data is None:
-            parser.error("needs --data DIR, or --only-readme")
+            parser.error("needs --data DIR, or --only-tables")
         work_through(options.data.resolve(), options.work.resolve(), asked, sets)
-    if not options.no_readme:
-        write_readme()
+    if not options.no_tables:
+        write_tables()
 
 
 if __name__ == "__main__":

@@ -1,14 +1,45 @@
-"""README's block of tables, from the stored results of `tests.benchmarks.comparison`."""
+"""Tables of README and of the page of results, from the stored results of `tests.benchmarks.comparison`."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import sqrt
+from typing import Any
 
 from fewshot.cli.report.panels import panels
 from fewshot.cli.report.records import Record
 from fewshot.cli.report.text import markdown_tables
 
-__all__ = ["tables"]
+__all__ = ["summary_table", "tables"]
+
+# README's rows: the plain baselines, the peers that win somewhere, and our own.
+SHOWN = ("nearest-prototype", "logistic-regression", "pt-map", "pt-map-balanced", "unem", "unem-adaptive")
+
+
+def summary_table(records: Sequence[Record], shots: Sequence[int]) -> str:
+    """Return the mean accuracy over the feature sets, with its 95 % interval, of a few methods in each regime.
+
+    The interval is that of a mean of independent means: the root of the sum of their squared half-widths, over their
+    number.
+    """
+    found = panels(records)
+    columns = [(panel, n_shot) for panel in found for n_shot in shots]
+    heads = [f"{panel.title}: {n_shot}-shot" if n_shot == shots[0] else f"{n_shot}-shot" for panel, n_shot in columns]
+    lines = [f"| method | {' | '.join(heads)} |", "|---|" + "---:|" * len(columns)]
+    for method in SHOWN:
+        cells = [
+            [row for row in panel.records if row["method"] == method and row["n_shot"] == n_shot]
+            for panel, n_shot in columns
+        ]
+        if all(cells):
+            lines.append(f"| `{method}` | " + " | ".join(map(_mean_over_sets, cells)) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _mean_over_sets(rows: Sequence[Record]) -> str:
+    mean = sum(row["accuracy"] for row in rows) / len(rows)
+    half_width = sqrt(sum(row["half_width"] ** 2 for row in rows)) / len(rows)
+    return f"{100 * mean:.1f} ± {100 * half_width:.1f}"
 
 
 def tables(records: Sequence[Record], default: str, left_out: Mapping[str, Sequence[Record]]) -> str:
@@ -24,7 +55,7 @@ def tables(records: Sequence[Record], default: str, left_out: Mapping[str, Seque
         Of each feature set, what has no result and why.
     """
     parts = [_standing_table(records), *_default_words(records, default)]
-    return "\n".join([*parts, markdown_tables(panels(records), heading="####"), *_reasons(left_out)])
+    return "\n".join([*parts, markdown_tables(panels(records), heading="##"), *_reasons(left_out)])
 
 
 def _standing_table(records: Sequence[Record]) -> str:
@@ -49,16 +80,26 @@ def _default_words(records: Sequence[Record], default: str) -> list[str]:
     behind = [record for record in own if not record["behind_best"]["is_tie"]]
     if not behind:
         return [f"The default, `{default}`, cannot be told from the best in any of the {len(own)} cells.\n"]
-    title = {panel_record["protocol"]: panel.title for panel in panels(records) for panel_record in panel.records}
-    cells = [
-        f"{title[record['protocol']]}, {record['set']}, {record['n_shot']}-shot "
-        f"(−{100 * record['behind_best']['mean']:.1f} ± {100 * record['behind_best']['half_width']:.1f})"
-        for record in behind
-    ]
-    return [
+    shots = list(dict.fromkeys(record["n_shot"] for record in own))
+    lines = [
         f"The default, `{default}`, is behind the best of its cell by more than the interval in {len(behind)} of "
-        f"{len(own)}, in points: {'; '.join(cells)}.\n"
+        f"{len(own)}, in points:\n",
+        f"| queries | feature set | {' | '.join(f'{n_shot}-shot' for n_shot in shots)} |",
+        "|---|---|" + "---:|" * len(shots),
     ]
+    for panel in panels(own):
+        rows = {(record["set"], record["n_shot"]): record["behind_best"] for record in panel.records}
+        for name in dict.fromkeys(name for name, _ in rows):
+            cells = [_behind_words(rows.get((name, n_shot))) for n_shot in shots]
+            lines.append(f"| {panel.title} | {name} | {' | '.join(cells)} |")
+    return ["\n".join([*lines, ""])]
+
+
+def _behind_words(standing: Mapping[str, Any] | None) -> str:
+    if standing is None:
+        return "–"
+    words = f"−{100 * standing['mean']:.1f} ± {100 * standing['half_width']:.1f}"
+    return "best or tied" if standing["is_tie"] else words
 
 
 def _reasons(left_out: Mapping[str, Sequence[Record]]) -> list[str]:
