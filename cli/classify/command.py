@@ -22,6 +22,7 @@ from fewshot.features.support_query import (
 )
 from fewshot.few_shot_classifier.classification import UNKNOWN, ClassifySettings
 from fewshot.few_shot_classifier.classification import classify as classify_queries
+from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_folder
 from fewshot.tuning.files import tuned_method
 
 from ..shared import output
@@ -38,7 +39,6 @@ from ..shared.options import (
     resolve_device,
     usage_errors,
 )
-from ..shared.result_folders import SUMMARY, check_out, write_texts, writing_folder
 from ..shared.tuned_option import tuned_option
 from .document import classification_document, input_warnings
 from .page import render_report

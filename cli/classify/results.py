@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fewshot.features.support_query import SupportQuery
 from fewshot.few_shot_classifier.classification import UNKNOWN, Classification, ClassifySettings
+from fewshot.result_folders import SUMMARY, csv_text
 
 from ..shared.pictures import name_of
-from ..shared.result_folders import SUMMARY, csv_text
 
 __all__ = [
     "FORMAT_VERSION",

@@ -17,10 +17,12 @@ from fewshot.evaluation.discovery import (
     check_class_names,
     run_discovery,
 )
+from fewshot.evaluation.discovery.files import ASSIGNMENTS, KIND, assignments_csv
 from fewshot.evaluation.discovery.settings import AUTO, RANDOM
 from fewshot.features import FeatureSet
 from fewshot.features.partial_labels import load_partly_labelled
 from fewshot.registry.discovery import DISCOVERY_METHODS
+from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_folder
 
 from ..shared import output
 from ..shared.options import (
@@ -35,12 +37,10 @@ from ..shared.options import (
     usage_errors,
 )
 from ..shared.pictures import Pictures, image_files, read_pictures
-from ..shared.result_folders import SUMMARY, check_out, write_texts, writing_folder
 from ..shared.words import counted
 from .document import discovery_document
 from .export import check_export, export_folders
-from .page import SIDE, Report, render_report
-from .results import ASSIGNMENTS, KIND, OWN_FILES, REPORT, assignments_csv
+from .page import REPORT, SIDE, Report, render_report
 from .table import discovery_report
 
 __all__ = ["discover"]
@@ -248,7 +248,7 @@ def _check_applicable(
 
 def _check_places(files: DiscoveryFiles) -> None:
     """Check that the results can be written."""
-    if check_out(files.out, OWN_FILES, KIND) and not files.is_overwritten:
+    if check_out(files.out, (ASSIGNMENTS, SUMMARY, REPORT), KIND) and not files.is_overwritten:
         raise ValueError(f"{files.out} holds an earlier result: name another folder, or replace it with --overwrite")
     if files.export is not None:
         check_export(files.export)

@@ -14,9 +14,9 @@ from fewshot.evaluation.discovery import (
     named_confusion,
     true_classes,
 )
+from fewshot.evaluation.discovery.files import FORMAT_VERSION, KIND, sorted_pool
 
 from ..shared.options import describe_pool
-from .results import FORMAT_VERSION, KIND, sorted_pool
 
 __all__ = ["discovery_document", "lineage_words"]
 

@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 
 from fewshot.evaluation.discovery import FoundClasses
+from fewshot.result_folders import checked_place, writing_folder
 
 from ..shared.pictures import ImageFiles
-from ..shared.result_folders import checked_place, writing_folder
 
 __all__ = ["check_export", "export_folders", "safe_names"]
 

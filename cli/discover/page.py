@@ -20,8 +20,9 @@ from ..shared.words import counted, percent
 from .charts import confusion_data, scores_section, trace_section
 from .document import lineage_words
 
-__all__ = ["SIDE", "Report", "headline", "lead", "render_report"]
+__all__ = ["REPORT", "SIDE", "Report", "headline", "lead", "render_report"]
 
+REPORT = "report.html"
 # Of the pictures as they are stored; the page shows them smaller, and a dense screen all of it.
 SIDE = 96
 _SHOWN_SIDE = 64

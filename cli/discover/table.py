@@ -13,8 +13,7 @@ from ..shared.options import describe_pool
 from ..shared.output import BOX
 from ..shared.tables import describe_features, fact_lines
 from ..shared.words import percent
-from .page import headline, lead
-from .results import REPORT
+from .page import REPORT, headline, lead
 
 __all__ = ["discovery_report"]
 

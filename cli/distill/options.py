@@ -10,7 +10,7 @@ from fewshot.distillation.backbone import IMAGE_EMBEDDINGS
 from fewshot.distillation.training.state import PRECISIONS
 from fewshot.image_distillation.settings import METHODS, DistillSettings
 
-from ..shared.options import DEVICES, bundle, choice, default, json_option, quiet_option
+from ..shared.options import bundle, choice, default, device_option_with, json_option, quiet_option
 
 __all__ = ["run_options", "score_options", "training_options", "view_options", "what_options"]
 
@@ -209,7 +209,7 @@ run_options = bundle(
         help="Processes that cut views, for each that trains.",
     ),
     click.option("--seed", type=_FROM_0, metavar="N", default=_default("seed"), help="Decides every draw."),
-    click.option("--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU."),
+    device_option_with("Where to compute; auto takes a GPU."),
     json_option,
     quiet_option,
 )

@@ -21,7 +21,16 @@ from fewshot.features.frozen import PRECISIONS, Extractor
 from fewshot.features.store.layout import DTYPES
 
 from ..shared import output
-from ..shared.options import DEVICES, bundle, choice, default, document_head, json_option, process_device, quiet_option
+from ..shared.options import (
+    bundle,
+    choice,
+    default,
+    device_option_with,
+    document_head,
+    json_option,
+    process_device,
+    quiet_option,
+)
 from ..shared.tables import fact_lines
 
 __all__ = ["extract"]
@@ -118,7 +127,7 @@ _how_options = bundle(
         show_default="any number",
         help="End with exit code 1 if more images than this could not be read.",
     ),
-    click.option("--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU."),
+    device_option_with("Where to compute; auto takes a GPU."),
     json_option,
     quiet_option,
 )

@@ -12,6 +12,7 @@ from fewshot.features.families import FAMILIES, Family, extractor_options
 from fewshot.features.metadata import OPTION_MEANINGS, ExtractorFacts, extractor_facts
 
 from ..shared import output
+from ..shared.options import json_option_with
 from ..shared.tables import fact_lines
 
 __all__ = ["extractors"]
@@ -21,7 +22,7 @@ _HERE = {True: "yes", False: "no", None: ""}
 
 @click.command(short_help="List the extractors, or say what is known of one.")
 @click.argument("name", required=False)
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of a table.")
+@json_option_with("a table")
 def extractors(name: str | None, is_json: bool) -> None:
     """List the families of extractors that --extractor takes: what each needs, its licence and its options.
 

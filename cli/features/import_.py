@@ -9,7 +9,7 @@ from fewshot.features import FeatureSet
 from fewshot.features.imports import FORMATS, import_features
 
 from ..shared import output
-from ..shared.options import check_folder, choice, describe_pool, document_head, usage_errors
+from ..shared.options import check_folder, choice, describe_pool, document_head, json_option_with, usage_errors
 from ..shared.tables import fact_lines
 
 __all__ = ["import_"]
@@ -24,7 +24,7 @@ __all__ = ["import_"]
 @click.option("--split", metavar="NAME", help="Split of a folder that holds several.")
 @click.option("--text", metavar="FILE", help="Text embeddings, one a class: their cosines are put before the features.")
 @click.option("--cosines", metavar="STORE|FILE", help="Image-text cosines of the same rows, put before the features.")
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of a table.")
+@json_option_with("a table")
 @click.pass_context
 def import_(context: click.Context, /, path: str, out: str, is_json: bool, **parts: str) -> None:
     """Read features from the files of other programs. No code in them is run.

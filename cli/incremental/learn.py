@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
-import numpy as np
-import numpy.typing as npt
-import torch
-from click.core import ParameterSource
 from rich.console import RenderableType
 
 from fewshot.features import FeatureSet
-from fewshot.features.feature_set import check_same_source
-from fewshot.incremental.estimator import IncrementalClassifier
-from fewshot.models import load_classifier, save_classifier
-from fewshot.registry.incremental import build_classifier
+from fewshot.incremental_models import DEFAULT_METHOD, FoundClasses, Learned, LearnSettings, found_pool
+from fewshot.incremental_models import learn as learn_rows
+from fewshot.incremental_models.learning import N_FOLDS
 
-from ..discover.found_classes import found_pool
 from ..shared import output
-from ..shared.options import bundle, check_folder, document_head, load_pool
+from ..shared.options import (
+    bundle,
+    check_folder,
+    classes_option,
+    default,
+    document_head,
+    features_option,
+    json_option_with,
+    labels_option,
+    load_pool,
+    model_option,
+    refuse_unused,
+)
 from ..shared.tables import fact_lines
+from ..shared.words import counts_listed
 
-__all__ = ["check_fits", "learn"]
+__all__ = ["learn"]
 
-DEFAULT_METHOD = "teen-auto"
-_N_FOLDS = 5
+_NO_REJECTION = f"no class has {N_FOLDS} rows, so predict --reject will not work with this model"
 
 
 def _renamed(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, str]:
@@ -43,18 +50,12 @@ def _renamed(context: click.Context, parameter: click.Parameter, texts: tuple[st
 
 
 _rows_options = bundle(
-    click.option(
-        "--features",
-        metavar="STORE|FILE|digits",
-        help="Labelled features, read as by fewshot episode. With --from-discovery: where they are now, if they were "
-        "moved.",
+    features_option(
+        "Labelled features, read as by fewshot episode. With --from-discovery: where they are now, if they were moved.",
+        is_required=False,
     ),
-    click.option(
-        "--labels",
-        metavar="FILE",
-        help="Labels in place of the file's own: .npy, .txt (one a line) or .csv, row for row.",
-    ),
-    click.option("--classes", metavar="LIST", show_default="all", help="Classes to use, such as 0-24,30 or crow,wren."),
+    labels_option(),
+    classes_option("Classes to use, such as 0-24,30 or crow,wren."),
     click.option(
         "--from-discovery",
         "found",
@@ -73,14 +74,28 @@ _rows_options = bundle(
         "--min-probability",
         type=click.FloatRange(min=0, max=1),
         metavar="P",
-        default=0.5,
+        default=default(FoundClasses, "min_probability"),
         help="Of a found class, learn the rows that are its own with this probability or more.",
     ),
 )
 
 
+@dataclass(frozen=True, kw_only=True)
+class LearnFiles:
+    """Where the command reads and writes, and how it prints."""
+
+    model: str
+    features: str | None
+    labels: str | None
+    classes: str | None
+    found: str | None
+    names: Mapping[str, str]
+    min_probability: float
+    is_json: bool
+
+
 @click.command(short_help="Add classes, or shots of known ones, to a model on disk.")
-@click.option("--model", metavar="FILE", required=True, help="The .safetensors file; made if it is not there.")
+@model_option("The .safetensors file; made if it is not there.")
 @_rows_options
 @click.option(
     "--method",
@@ -95,9 +110,9 @@ _rows_options = bundle(
     show_default="--base for a new model, else --new",
     help="Whether classes that the model does not know are base classes, of many items each, or new ones of few.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of lines.")
+@json_option_with("lines")
 @click.pass_context
-def learn(context: click.Context, /, **settings: Any) -> None:
+def learn(context: click.Context, /, method: str | None, is_base: bool | None, **words: Any) -> None:
     """Teach a model classes, a few items of each, at any time; it is made by the first call.
 
     The first call's classes are the base session: what they are like is what new classes of few items are helped by.
@@ -110,125 +125,73 @@ def learn(context: click.Context, /, **settings: Any) -> None:
       fewshot learn --model m.safetensors --features shots.npz
       fewshot predict --model m.safetensors --features queries.npz --out predictions.csv
     """  # noqa: D301 (click's own mark)
-    _check_words(settings["method"])
-    _check_rows(context, settings)
-    check_folder(settings["model"])
-    model, source, is_made = _open(settings)
-    pool, rows_of = _rows(settings)
-    if not is_made:
-        check_fits(model, source, pool, (settings["model"], rows_of))
-    known = set() if is_made else set(model.classes_.tolist())
-    is_base = is_made if settings["is_base"] is None else settings["is_base"]
-    names = np.array(pool.class_names)[pool.labels.numpy()]
-    model.partial_fit(pool.features, names, base=is_base)
-    warnings = _calibrate(model, pool, names) if is_base else []
-    save_classifier(model, settings["model"], source or pool.source)
-    document = document_head(context) | _document(settings, model, pool, known, is_base=is_base)
-    document["features"], document["warnings"] = rows_of, warnings
-    output.publish(document, _report(document), is_json=settings["is_json"])
+    settings, files = _settings(method, is_base), LearnFiles(**words)
+    _check_applicable(context, files)
+    check_folder(files.model)
+    rows_name, rows = _rows(files)
+    learned = learn_rows(files.model, rows, settings, rows_name=rows_name)
+    document = document_head(context) | {"settings": context.params} | _document(files.model, rows_name, learned)
+    output.publish(document, _report(files.model, rows_name, learned), is_json=files.is_json)
 
 
-def _check_words(method: str | None) -> None:
+def _settings(method: str | None, is_base: bool | None) -> LearnSettings:
     try:
-        build_classifier(method or DEFAULT_METHOD)
+        return LearnSettings(method=method, is_base=is_base)
     except ValueError as error:
         raise click.BadParameter(str(error), param_hint="'--method'") from None
 
 
-def _check_rows(context: click.Context, settings: Mapping[str, Any]) -> None:
+def _check_applicable(context: click.Context, files: LearnFiles) -> None:
     """Check that the rows to learn are named one way: labelled, or found."""
-    if settings["found"] is None:
-        given = context.get_parameter_source("min_probability") is ParameterSource.COMMANDLINE
-        useless = [word for word, is_given in (("--name", settings["names"]), ("--min-probability", given)) if is_given]
-        if useless:
-            raise click.UsageError(f"{useless[0]} needs --from-discovery", context)
-        if settings["features"] is None:
+    if files.found is None:
+        of_found = (False, "needs --from-discovery")
+        refuse_unused(context, {"names": of_found, "min_probability": of_found})
+        if files.features is None:
             raise click.UsageError("Missing option '--features'.", context)
-        return
-    if settings["labels"] is not None or settings["classes"] is not None:
+    elif files.labels is not None or files.classes is not None:
         raise click.UsageError("--from-discovery takes classes by --name: leave out --labels and --classes", context)
-    if not settings["names"]:
+    elif not files.names:
         raise click.UsageError("--from-discovery needs --name FOUND=NAME for each class to learn", context)
 
 
-def _rows(settings: Mapping[str, Any]) -> tuple[FeatureSet, str]:
-    """Return the rows to learn, and what they were read from."""
-    if settings["found"] is not None:
-        return found_pool(settings["found"], settings["names"], settings["min_probability"], settings["features"])
-    return load_pool(settings["features"], settings["labels"], settings["classes"]), settings["features"]
+def _rows(files: LearnFiles) -> tuple[str, Callable[[], FeatureSet]]:
+    """Return what the rows to learn are read from, and what reads them."""
+    if files.found is None:
+        return str(files.features), partial(load_pool, str(files.features), files.labels, files.classes)
+    found = FoundClasses(
+        folder=files.found, names=files.names, min_probability=files.min_probability, features=files.features
+    )
+    return found.file(), partial(found_pool, found)
 
 
-def _open(settings: Mapping[str, Any]) -> tuple[IncrementalClassifier, Mapping[str, object], bool]:
-    """Return the model, what made its features, and whether it is a new one."""
-    if not Path(settings["model"]).exists():
-        return build_classifier(settings["method"] or DEFAULT_METHOD), {}, True
-    model, source = load_classifier(settings["model"])
-    if settings["method"] is not None and repr(build_classifier(settings["method"])) != repr(model):
-        raise ValueError(
-            f"{settings['model']} is a {model!r}, --method asks for a {build_classifier(settings['method'])!r}: "
-            "leave --method out, or name another file"
-        )
-    return model, source, False
-
-
-def check_fits(
-    model: IncrementalClassifier, source: Mapping[str, object], pool: FeatureSet, names: tuple[str, str]
-) -> None:
-    """Check that rows are such as a model has learned: of one extractor, and of one length.
-
-    Raises
-    ------
-    ValueError
-        If they are not; the message says which two they were.
-    """
-    check_same_source(source, pool.source, names)
-    n_features = pool.features.shape[1]
-    if n_features != model.n_features_in_:
-        raise ValueError(
-            f"{names[0]} has learned rows of {model.n_features_in_} features, {names[1]} has {n_features} a row: "
-            "extract both with one extractor"
-        )
-
-
-def _calibrate(model: IncrementalClassifier, pool: FeatureSet, names: npt.NDArray[np.str_]) -> list[str]:
-    """Learn how known items score, for predict --reject; return what there is to warn of."""
-    if int(pool.class_counts().max()) < _N_FOLDS:
-        return [f"no class has {_N_FOLDS} rows, so predict --reject will not work with this model"]
-    model.calibrate_rejection(pool.features, names, n_folds=_N_FOLDS)
-    return []
-
-
-def _document(
-    settings: Mapping[str, Any], model: IncrementalClassifier, pool: FeatureSet, known: set[str], *, is_base: bool
-) -> dict[str, Any]:
-    counts = dict(zip(pool.class_names, torch.bincount(pool.labels, minlength=pool.n_classes).tolist(), strict=True))
+def _document(model: str, rows_name: str, learned: Learned) -> dict[str, Any]:
+    """Return the document, less its head and settings."""
+    is_unable = learned.is_base and not learned.is_calibrated
     return {
-        "settings": dict(settings),
-        "model": settings["model"],
-        "method": repr(model),
-        "features": settings["features"],
-        "n_rows": len(pool.labels),
-        "as": "base" if is_base else "new",
-        "new_classes": {name: count for name, count in counts.items() if name not in known},
-        "more_shots": {name: count for name, count in counts.items() if name in known},
-        "n_classes": len(model.classes_),
-        "n_base_classes": len(model.base_classes_),
+        "model": model,
+        "method": repr(learned.classifier),
+        "features": rows_name,
+        "n_rows": learned.n_rows,
+        "as": _session(learned),
+        "new_classes": learned.new_classes,
+        "more_shots": learned.more_shots,
+        "n_classes": len(learned.classifier.classes_),
+        "n_base_classes": len(learned.classifier.base_classes_),
+        "warnings": [_NO_REJECTION] if is_unable else [],
     }
 
 
-def _report(document: Mapping[str, Any]) -> list[RenderableType]:
+def _report(model: str, rows_name: str, learned: Learned) -> list[RenderableType]:
+    n_classes, n_base = len(learned.classifier.classes_), len(learned.classifier.base_classes_)
     lines = [
-        ("model", f"{document['model']}: {document['method']}"),
-        ("learned", f"{document['n_rows']:,} rows of {document['features']}"),
-        (f"{document['as']}", _listed(document["new_classes"])),
-        ("more of", _listed(document["more_shots"])),
-        ("knows", f"{document['n_classes']:,} classes, {document['n_base_classes']:,} of them base classes"),
+        ("model", f"{model}: {learned.classifier!r}"),
+        ("learned", f"{learned.n_rows:,} rows of {rows_name}"),
+        (_session(learned), counts_listed(learned.new_classes)),
+        ("more of", counts_listed(learned.more_shots)),
+        ("knows", f"{n_classes:,} classes, {n_base:,} of them base classes"),
     ]
     return ["Model learned", *fact_lines(line for line in lines if line[1])]
 
 
-def _listed(counts: Mapping[str, int]) -> str:
-    """Say classes and their rows, the first ten of them."""
-    words = [f"{name} ({count:,})" for name, count in list(counts.items())[:10]]
-    more = [f"and {len(counts) - 10:,} more"] if len(counts) > 10 else []
-    return ", ".join(words + more)
+def _session(learned: Learned) -> str:
+    return "base" if learned.is_base else "new"

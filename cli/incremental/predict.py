@@ -2,42 +2,51 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
-from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
-import torch
 from rich.console import RenderableType
-from torch import Tensor
 
-from fewshot.features import FeatureSet, load_features
-from fewshot.incremental.estimator import IncrementalClassifier
-from fewshot.models import load_classifier
+from fewshot.features import load_features
+from fewshot.incremental_models import UNKNOWN, Predictions, PredictSettings
+from fewshot.incremental_models import predict as predict_rows
+from fewshot.result_folders import csv_text
 from fewshot.storage import write_text_atomic
 
 from ..shared import output
-from ..shared.options import check_folder, document_head
+from ..shared.options import (
+    check_folder,
+    document_head,
+    features_option,
+    json_option_with,
+    labels_option,
+    model_option,
+    settings_object,
+)
 from ..shared.tables import fact_lines
-from .learn import check_fits
+from ..shared.words import counts_listed
 
 __all__ = ["predict"]
 
-UNKNOWN = "unknown"
-_CHUNK = 1024
+
+@dataclass(frozen=True, kw_only=True)
+class PredictFiles:
+    """Where the command reads and writes, and how it prints."""
+
+    model: str
+    features: str
+    labels: str | None
+    out: str
+    is_json: bool
 
 
 @click.command(short_help="Name the class of each row by a model on disk.")
-@click.option("--model", metavar="FILE", required=True, help="The .safetensors file of fewshot learn.")
-@click.option(
-    "--features",
-    metavar="STORE|FILE|digits",
-    required=True,
-    help="Rows to name, with or without labels; read as by fewshot episode.",
-)
-@click.option("--labels", metavar="FILE", help="Labels in place of the file's own, to measure the accuracy.")
+@model_option()
+@features_option("Rows to name, with or without labels; read as by fewshot episode.")
+@labels_option("Labels in place of the file's own, to measure the accuracy.")
 @click.option("--out", metavar="FILE", required=True, help="The .csv file to write; one that exists is replaced.")
 @click.option(
     "--reject",
@@ -46,9 +55,9 @@ _CHUNK = 1024
     show_default="never",
     help=f"Answer '{UNKNOWN}' where a row scores lower than this share of the base session's items, held out, did.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of lines.")
+@json_option_with("lines")
 @click.pass_context
-def predict(context: click.Context, /, **settings: Any) -> None:
+def predict(context: click.Context, /, **words: Any) -> None:
     """Write a line for each row: its id, its class, the class's probability and score.
 
     Probabilities are the softmax over the classes that the model knows: how sure it is between these, not whether it is
@@ -58,80 +67,58 @@ def predict(context: click.Context, /, **settings: Any) -> None:
     Example:
       fewshot predict --model m.safetensors --features queries.npz --out predictions.csv --reject 0.05
     """  # noqa: D301 (click's own mark)
-    check_folder(settings["out"])
-    model, source = load_classifier(settings["model"])
-    pool = load_features(settings["features"], labels=settings["labels"], needs_labels=False)
-    check_fits(model, source, pool, (settings["model"], settings["features"]))
-    threshold = None if settings["reject"] is None else model.rejection_threshold(settings["reject"])
-    if UNKNOWN in model.classes_.tolist() and threshold is not None:
-        raise ValueError(f"{settings['model']} knows a class named {UNKNOWN!r}: rename it to use --reject")
-    positions, probabilities, scores = _answers(model, pool.features)
-    names = [str(name) for name in model.classes_[positions.cpu().numpy()].tolist()]
-    if threshold is not None:
-        names = [name if score >= threshold else UNKNOWN for name, score in zip(names, scores.tolist(), strict=True)]
-    write_text_atomic(settings["out"], _csv(pool, names, probabilities, scores))
-    document = document_head(context) | _document(settings, model, pool, names)
-    output.publish(document, _report(document), is_json=settings["is_json"])
+    settings, files = settings_object(context, PredictSettings, words), PredictFiles(**words)
+    check_folder(files.out)
+    rows = partial(load_features, files.features, labels=files.labels, needs_labels=False)
+    predictions = predict_rows(files.model, rows, settings, rows_name=files.features)
+    write_text_atomic(files.out, _csv(predictions))
+    document = document_head(context) | {"settings": context.params} | _document(files, predictions)
+    output.publish(document, _report(files, predictions), is_json=files.is_json)
 
 
-def _answers(model: IncrementalClassifier, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the best class's position, its probability and its score for each row."""
-    parts = []
-    for rows in torch.split(features, _CHUNK):
-        scores, positions = model.class_scores(rows).max(1)
-        probabilities = model.predict_proba(rows).gather(1, positions[:, None])[:, 0]
-        parts.append((positions, probabilities, scores))
-    columns = [torch.cat(column) for column in zip(*parts, strict=True)]
-    return columns[0], columns[1], columns[2]
+def _csv(predictions: Predictions) -> str:
+    ids = predictions.pool.ids
+    return csv_text(
+        {
+            "id": range(len(predictions.names)) if ids is None else ids,
+            "prediction": predictions.names,
+            "probability": [f"{value:.6g}" for value in predictions.probability.tolist()],
+            "score": [f"{value:.6g}" for value in predictions.score.tolist()],
+        }
+    )
 
 
-def _csv(pool: FeatureSet, names: list[str], probabilities: Tensor, scores: Tensor) -> str:
-    ids = pool.ids if pool.ids is not None else range(len(names))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["id", "prediction", "probability", "score"])
-    rows = zip(ids, names, probabilities.tolist(), scores.tolist(), strict=True)
-    writer.writerows([row_id, name, f"{probability:.6g}", f"{score:.6g}"] for row_id, name, probability, score in rows)
-    return text.getvalue()
+def _counts(predictions: Predictions) -> dict[str, int]:
+    return dict(Counter(predictions.names).most_common())
 
 
-def _document(
-    settings: Mapping[str, Any], model: IncrementalClassifier, pool: FeatureSet, names: list[str]
-) -> dict[str, Any]:
-    known = set(model.classes_.tolist())
-    true = [pool.class_names[label] if label >= 0 else None for label in pool.labels.tolist()]
-    hits = [name == truth for name, truth in zip(names, true, strict=True) if truth in known]
-    strangers = [
-        name == UNKNOWN for name, truth in zip(names, true, strict=True) if truth is not None and truth not in known
-    ]
-    is_rejecting = settings["reject"] is not None
+def _document(files: PredictFiles, predictions: Predictions) -> dict[str, Any]:
+    """Return the document, less its head and settings."""
+    known, other = predictions.of_known_classes, predictions.of_other_classes
     return {
-        "settings": dict(settings),
-        "model": settings["model"],
-        "method": repr(model),
-        "out": settings["out"],
-        "n_rows": len(names),
-        "predictions": dict(Counter(names).most_common()),
-        "accuracy": sum(hits) / len(hits) if hits else None,
-        "n_of_known_classes": len(hits),
-        "unknown_found": sum(strangers) / len(strangers) if strangers and is_rejecting else None,
-        "n_of_other_classes": len(strangers),
+        "model": files.model,
+        "method": repr(predictions.classifier),
+        "out": files.out,
+        "n_rows": len(predictions.names),
+        "predictions": _counts(predictions),
+        "accuracy": known.share,
+        "n_of_known_classes": known.n_rows,
+        "unknown_found": other.share if predictions.is_rejecting else None,
+        "n_of_other_classes": other.n_rows,
         "warnings": [],
     }
 
 
-def _report(document: Mapping[str, Any]) -> list[RenderableType]:
-    common = list(document["predictions"].items())
-    more = [f"and {len(common) - 10:,} classes more"] if len(common) > 10 else []
+def _report(files: PredictFiles, predictions: Predictions) -> list[RenderableType]:
+    known, other = predictions.of_known_classes, predictions.of_other_classes
     facts = [
-        ("out", f"{document['out']}: {document['n_rows']:,} rows"),
-        ("model", f"{document['model']}: {document['method']}"),
-        ("answers", ", ".join([*(f"{name} ({count:,})" for name, count in common[:10]), *more])),
+        ("out", f"{files.out}: {len(predictions.names):,} rows"),
+        ("model", f"{files.model}: {predictions.classifier!r}"),
+        ("answers", counts_listed(_counts(predictions), others=" classes")),
     ]
-    if document["accuracy"] is not None:
-        rows = f"{document['n_of_known_classes']:,} labelled rows of classes that the model knows"
-        facts.append(("accuracy", f"{100 * document['accuracy']:.2f} % of {rows}"))
-    if document["unknown_found"] is not None:
-        rows = f"{document['n_of_other_classes']:,} labelled rows of other classes"
-        facts.append(("unknown", f"{100 * document['unknown_found']:.2f} % of {rows}"))
+    if known.share is not None:
+        rows = f"{known.n_rows:,} labelled rows of classes that the model knows"
+        facts.append(("accuracy", f"{100 * known.share:.2f} % of {rows}"))
+    if other.share is not None and predictions.is_rejecting:
+        facts.append(("unknown", f"{100 * other.share:.2f} % of {other.n_rows:,} labelled rows of other classes"))
     return ["Predictions written", *fact_lines(facts)]

@@ -11,7 +11,7 @@ from fewshot.storage import write_text_atomic
 
 from ..episodic.arguments import listed_words
 from ..shared import output
-from ..shared.options import document_head
+from ..shared.options import document_head, json_option_with
 from .figure import check_drawing, figure_svg
 from .panels import panels
 from .records import Record, as_document, joined, read_records
@@ -32,7 +32,7 @@ FORMATS = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex", "sv
     **listed_words(tuple(FORMATS)),
     help="What to write: table.md, table.csv (a row a result, with everything), table.tex (for booktabs), figure.svg.",
 )
-@click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of the Markdown.")
+@json_option_with("the Markdown")
 @click.pass_context
 def report(
     context: click.Context, /, files: tuple[str, ...], out: str | None, formats: list[str], is_json: bool

@@ -28,18 +28,22 @@ __all__ = [
     "check_folder",
     "choice",
     "class_positions",
+    "classes_option",
     "count_option",
     "default",
     "describe_pool",
     "device_option",
+    "device_option_with",
     "document_head",
     "features_option",
     "flag",
     "given_options",
     "json_option",
+    "json_option_with",
     "key_and_value_option",
     "labels_option",
     "load_pool",
+    "model_option",
     "number_list",
     "pool_options",
     "process_device",
@@ -221,18 +225,25 @@ def key_and_value_option(text: str) -> Decorator:
     return click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=text)
 
 
+def classes_option(text: str) -> Decorator:
+    """Return ``--classes``, ``text`` saying how they are named."""
+    return click.option("--classes", metavar="LIST", show_default="all", help=text)
+
+
+def model_option(text: str = "The .safetensors file of fewshot learn.") -> Decorator:
+    """Return ``--model``, the file of an incremental classifier."""
+    return click.option("--model", metavar="FILE", required=True, help=text)
+
+
 pool_options = bundle(
     features_option(
         "Labelled features: a store of fewshot extract, or STORE:LAYER of it; .npz, .safetensors, .npy, .csv, "
         ".parquet or .pt; FILE.npz:SPLIT for one split of it; or the bundled digits."
     ),
     labels_option(),
-    click.option(
-        "--classes",
-        metavar="LIST",
-        show_default="all",
-        help="Classes to use, such as 0-24,30 or crow,wren: positions from 0 in the file's order, or names. Where "
-        "every name is a whole number, numbers are names.",
+    classes_option(
+        "Classes to use, such as 0-24,30 or crow,wren: positions from 0 in the file's order, or names. Where every "
+        "name is a whole number, numbers are names."
     ),
 )
 
@@ -264,11 +275,18 @@ episode_limits = bundle(
 )
 
 
-device_option = click.option(
-    "--device", default="auto", **choice(DEVICES), help="Where to compute; auto takes a GPU if there is one."
-)
+def device_option_with(text: str) -> Decorator:
+    """Return ``--device``."""
+    return click.option("--device", default="auto", **choice(DEVICES), help=text)
 
-json_option = click.option("--json", "is_json", is_flag=True, help="Print one JSON document in place of tables.")
+
+def json_option_with(others: str) -> Decorator:
+    """Return ``--json``, ``others`` being what is printed without it."""
+    return click.option("--json", "is_json", is_flag=True, help=f"Print one JSON document in place of {others}.")
+
+
+device_option = device_option_with("Where to compute; auto takes a GPU if there is one.")
+json_option = json_option_with("tables")
 quiet_option = click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr.")
 
 

@@ -9,10 +9,13 @@ from fewshot.checks import deprecation_note
 __all__ = [
     "RENAMED_OPTIONS",
     "counted",
+    "counts_listed",
     "current_words",
     "option_name",
     "percent",
 ]
+
+_N_LISTED = 10
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -24,6 +27,19 @@ def counted(number: int, one: str, many: str) -> str:
     ('1 class', '1,200 classes')
     """
     return f"{number:,} {one if number == 1 else many}"
+
+
+def counts_listed(counts: Mapping[str, int], *, others: str = "") -> str:
+    """Return names and their counts, the first ten of them.
+
+    Examples
+    --------
+    >>> counts_listed({"crow": 3, "jay": 1200})
+    'crow (3), jay (1,200)'
+    """
+    words = [f"{name} ({count:,})" for name, count in list(counts.items())[:_N_LISTED]]
+    more = [f"and {len(counts) - _N_LISTED:,}{others} more"] if len(counts) > _N_LISTED else []
+    return ", ".join(words + more)
 
 
 def percent(share: float | None) -> str:

@@ -18,13 +18,13 @@ import torch
 from fewshot.cli.discover import command as discover_command
 from fewshot.cli.discover.export import export_folders, safe_names
 from fewshot.cli.shared.pictures import ImageFiles, _small, image_files, thumbnails
-from fewshot.cli.shared.result_folders import writing_folder
 
 from fewshot.evaluation.discovery import FoundClasses
 from fewshot.features import load_features
 from fewshot.features.images.decode import decode
 from fewshot.features.images.records import ImageRecord
 from fewshot.features.partial_labels import read_partial_labels
+from fewshot.result_folders import writing_folder
 from tests.kits.cli import document, fails, fewshot, succeeds
 from tests.kits.discovery import ColumnDiscovery, PlainDiscovery, column_pool, use_discoverer
 from tests.kits.extraction import tiny_extractor, write_images

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from fewshot.cli.incremental import learn as incremental_learn
 
 from fewshot.features import FeatureSet, load_features
 from fewshot.incremental import TEEN, IncrementalClassifier, NearestClassMean
@@ -208,11 +207,11 @@ def test_a_failed_write_leaves_the_old_model(tmp_path: Path, model: Path, monkey
 
 
 def test_nothing_is_written_before_all_is_learned(tmp_path: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(*_: object) -> list[str]:
+    def broken(*_: object, **__: object) -> None:
         raise ValueError("broken on purpose")
 
     before = model.read_bytes()
-    monkeypatch.setattr(incremental_learn, "_calibrate", broken)
+    monkeypatch.setattr(TEEN, "calibrate_rejection", broken)
     words = ("learn", "--model", model, "--features", tmp_path / "base.safetensors", "--base")
     assert fails(1, *words) == "Error: broken on purpose"
     assert model.read_bytes() == before
@@ -316,7 +315,7 @@ def test_more_rows_than_are_answered_at_once(tmp_path: Path, model: Path, monkey
     words = ("predict", "--model", model, "--features", tmp_path / "base.safetensors", "--out", out)
     succeeds(*words)
     whole = read(out)
-    monkeypatch.setattr("fewshot.cli.incremental.predict._CHUNK", 5)
+    monkeypatch.setattr("fewshot.incremental_models.prediction._CHUNK", 5)
     succeeds(*words)
     assert [row["prediction"] for row in read(out)] == [row["prediction"] for row in whole]
     for name in ("probability", "score"):

@@ -13,17 +13,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fewshot.evaluation.discovery import DiscoveryResult
+from fewshot.evaluation.discovery.experiment import DiscoveryResult
 from fewshot.features import FeatureSet
-
-from ..shared.result_folders import SUMMARY, csv_text
+from fewshot.result_folders import SUMMARY, csv_text
 
 __all__ = [
     "ASSIGNMENTS",
     "FORMAT_VERSION",
     "KIND",
-    "OWN_FILES",
-    "REPORT",
     "Assignment",
     "SortedPool",
     "assignments_csv",
@@ -34,8 +31,7 @@ __all__ = [
 
 KIND = "fewshot discovery"
 FORMAT_VERSION = 1
-ASSIGNMENTS, REPORT = "assignments.csv", "report.html"
-OWN_FILES = (ASSIGNMENTS, SUMMARY, REPORT)
+ASSIGNMENTS = "assignments.csv"
 _ROW, _CLASS, _PROBABILITY = "row", "class", "probability"
 
 
@@ -68,7 +64,7 @@ class SortedPool(NamedTuple):
 
 
 def sorted_pool(name: str, pool: FeatureSet) -> SortedPool:
-    """Return the identity of a pool; ``name`` is what the command calls it."""
+    """Return the identity of a pool; ``name`` is what it was read from."""
     path, _, part = name.rpartition(":")
     is_file = os.path.exists(name) or (part and os.path.exists(path))
     return SortedPool(os.path.abspath(name) if is_file else name, pool.source, _rows_hash(pool), len(pool.labels))

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+from fewshot.checks import SettingError
 from fewshot.storage import write_text_atomic
 
 __all__ = ["SUMMARY", "check_out", "checked_place", "csv_text", "write_texts", "writing_folder"]
@@ -24,25 +25,27 @@ def check_out(path: str, own_names: Collection[str], kind: str) -> bool:
 
     Parameters
     ----------
-    path
+    path : str
         The folder: new, empty, or an earlier result.
-    own_names
+    own_names : collection of str
         The files of a result.
-    kind
+    kind : str
         What the `SUMMARY` of a result says that it is.
 
     Raises
     ------
     OSError
         If its parent is not there or cannot be written to, or ``path`` is a file.
-    ValueError
+    SettingError
         If it holds other files.
     """
     folder = checked_place(path)
     names = sorted(entry.name for entry in folder.iterdir()) if folder.is_dir() else []
     others = [name for name in names if name not in own_names]
     if others or (names and not _is_of_kind(folder, kind)):
-        raise ValueError(f"--out {path} holds other files, such as {(others or names)[0]}: name a new or empty folder")
+        raise SettingError(
+            "{out} {0} holds other files, such as {1}: name a new or empty folder", path, (others or names)[0]
+        )
     return bool(names)
 
 
