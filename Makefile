@@ -77,10 +77,13 @@ bench: install
 tables: install
 	$(BIN)/python -m tests.benchmarks.comparison --data "$(DATA)"
 
-# Source distribution and wheel, checked as the package index checks them.
+# Source distribution and wheel of what is committed, checked as the package index checks them. README's links are made
+# absolute in them: REPOSITORY is the https:// address under which the files can be read.
 dist: install
-	rm -rf dist
-	$(BIN)/python -m build --outdir dist
+	rm -rf dist build/package && mkdir -p build/package
+	git archive HEAD | tar -x -C build/package
+	$(BIN)/python -m tests.tools.absolute_links build/package/README.md "$(REPOSITORY)"
+	$(BIN)/python -m build --outdir dist build/package
 	$(BIN)/twine check --strict dist/*
 
 clean:

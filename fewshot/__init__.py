@@ -30,22 +30,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from fewshot_episodes import (
-    DiscoverySplit,
+    DiscoverySplit as DiscoverySplit,
     Episode,
-    EpisodeIndex,
+    EpisodeIndex as EpisodeIndex,
     EpisodeSampler,
     MetaDatasetSampler,
-    Session,
-    discovery_split,
-    incremental_sessions,
+    Session as Session,
+    discovery_split as discovery_split,
+    incremental_sessions as incremental_sessions,
 )
 
 from fewshot.checks import warn_deprecated
-from fewshot.episodic.em_dirichlet import EMDirichlet
-from fewshot.episodic.em_gaussian import EMGaussian
-from fewshot.episodic.nearest_prototype import NearestPrototype
-from fewshot.episodic.paddle import Paddle
-from fewshot.episodic.simple_shot import SimpleShot
+from fewshot.episodic.em_dirichlet import EMDirichlet as EMDirichlet
+from fewshot.episodic.em_gaussian import EMGaussian as EMGaussian
+from fewshot.episodic.nearest_prototype import NearestPrototype as NearestPrototype
+from fewshot.episodic.paddle import Paddle as Paddle
+from fewshot.episodic.simple_shot import SimpleShot as SimpleShot
 from fewshot.episodic.unem.adaptive import UNEMAdaptive
 from fewshot.episodic.unem.model import UNEM
 from fewshot.episodic.unem.training import fit_unem
@@ -55,11 +55,11 @@ from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
 
 if TYPE_CHECKING:
     from fewshot.discovery import (
-        PIM,
+        PIM as PIM,
         CategoryDiscovery,
         SemiSupervisedGaussianMixture,
-        SemiSupervisedKMeans,
-        WardDiscovery,
+        SemiSupervisedKMeans as SemiSupervisedKMeans,
+        WardDiscovery as WardDiscovery,
     )
     from fewshot.discovery.n_classes import estimate_n_classes
     from fewshot.distillation import CMD, Mugs, fit_distillation
@@ -69,12 +69,12 @@ if TYPE_CHECKING:
     from fewshot.few_shot_classifier import FewShotClassifier
     from fewshot.incremental import (
         TEEN,
-        DistributionCalibration,
-        FeCAM,
+        DistributionCalibration as DistributionCalibration,
+        FeCAM as FeCAM,
         NearestClassMean,
-        RanPAC,
-        RecursiveRidge,
-        StreamingLDA,
+        RanPAC as RanPAC,
+        RecursiveRidge as RecursiveRidge,
+        StreamingLDA as StreamingLDA,
     )
     from fewshot.models import (
         load_classifier,
@@ -91,49 +91,32 @@ if TYPE_CHECKING:
 
 __version__ = "0.2.0"
 
+# The doors. Other methods and estimators are here under their names too, and listed in their packages.
 __all__ = [
     "CMD",
     "INCREMENTAL_METHODS",
     "METHODS",
-    "PIM",
     "TEEN",
     "UNEM",
     "CategoryDiscovery",
-    "DiscoverySplit",
-    "DistributionCalibration",
-    "EMDirichlet",
-    "EMGaussian",
     "Episode",
-    "EpisodeIndex",
     "EpisodeSampler",
-    "FeCAM",
     "FeatureSet",
     "FewShotClassifier",
     "MetaDatasetSampler",
     "Mugs",
     "NearestClassMean",
-    "NearestPrototype",
-    "Paddle",
-    "RanPAC",
-    "RecursiveRidge",
     "SemiSupervisedGaussianMixture",
-    "SemiSupervisedKMeans",
-    "Session",
-    "SimpleShot",
-    "StreamingLDA",
     "UNEMAdaptive",
-    "WardDiscovery",
     "adaptive_unem",
     "build_classifier",
     "build_method",
-    "discovery_split",
     "estimate_n_classes",
     "evaluate_discovery",
     "evaluate_episodes",
     "evaluate_sessions",
     "fit_distillation",
     "fit_unem",
-    "incremental_sessions",
     "load_classifier",
     "load_discoverer",
     "load_features",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ import pytest
 import torch
 
 import fewshot
+from tests.tools.absolute_links import absolute_links
 
 yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
 pytest.importorskip("build", reason="build is not installed")
@@ -135,6 +137,14 @@ def test_a_strict_users_program_has_types(installed, tmp_path):
     )
     program = shutil.copy(ROOT / "tests" / "typing" / "user_program.py", tmp_path)
     run(installed / "python", "-m", "mypy", "--strict", "--cache-dir", cache, program, cwd=tmp_path)
+
+
+def test_readmes_links_are_absolute_on_the_package_index():
+    text = absolute_links((ROOT / "README.md").read_text(encoding="utf-8"), "https://example.org/fewshot/", "v1")
+    targets = re.findall(r"\]\(([^)]+)\)", text)
+    assert "https://example.org/fewshot/raw/v1/docs/_static/report.png" in targets
+    assert "https://example.org/fewshot/blob/v1/docs/guide/images.md" in targets
+    assert all(target.startswith("https://") for target in targets)
 
 
 def test_the_version_stands_in_one_place():

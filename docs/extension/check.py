@@ -25,7 +25,7 @@ def missing(site: Path) -> Iterator[str]:
     with (site / "objects.inv").open("rb") as stream:
         inventory = InventoryFile.load(stream, "", lambda base, target: target)
     documented = {name for kind, items in inventory.items() if kind.startswith("py:") for name in items}
-    for name in fewshot.__all__:
+    for name in {*fewshot.__all__, *fewshot._LAZY}:
         if home(getattr(fewshot, name), f"fewshot.{name}") not in documented:
             yield f"fewshot.{name} is not in the reference of the API"
     commands = _headings(site / "reference" / "cli.html")
