@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from fewshot.registry.episodic import METHODS
 from tests.benchmarks import comparison
 from tests.benchmarks.comparison import COMMAND, PAGE, README, RESULTS, SETS, SHOTS, Job, Ledger, Regime
 from tests.benchmarks.comparison_tables import summary_table
+from tests.kits.records import make_record
 
 STALE = f"stale: run {COMMAND}, which runs what is wanting and rewrites the tables"
 
@@ -20,7 +20,7 @@ STALE = f"stale: run {COMMAND}, which runs what is wanting and rewrites the tabl
 def test_every_method_has_results_with_its_present_settings():
     for name in SETS:
         records = comparison.stored(name)
-        left_out = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))["left_out"]
+        left_out = comparison._left_out(name)
         for regime in comparison.REGIMES:
             for n_shot in SHOTS:
                 missing = comparison.wanting(records, regime, n_shot, left_out)
@@ -45,9 +45,9 @@ def test_readme_says_where_the_default_stands():
 def test_the_stored_results_hold_no_more_than_they_need():
     for name in SETS:
         for record in comparison.stored(name):
-            assert "episode_accuracy" not in record
-            assert (record["n_episodes"], record["n_leaked"], record["method"] in METHODS) == (1000, 0, True)
-            assert record["command_line"].startswith(f"fewshot episode --features {name}.npz --classes ")
+            assert record.episode_accuracy is None
+            assert (record.n_episodes, record.n_leaked, record.method in METHODS) == (1000, 0, True)
+            assert record.command_line.startswith(f"fewshot episode --features {name}.npz --classes ")
         assert (RESULTS / f"{name}.json").stat().st_size < 100_000
 
 
@@ -112,8 +112,8 @@ def test_fast_methods_run_together_and_slow_ones_alone(small, ran, capsys):
     records = comparison.stored("birds")
     assert len(records) == 3 * 2 * 2
     # Methods that ran apart are paired all the same.
-    assert all(record["behind_best"]["is_paired"] for record in records)
-    assert {record["command_line"].split("--n-way")[0] for record in records} == {
+    assert all(record.behind_best.is_paired for record in records)
+    assert {record.command_line.split("--n-way")[0] for record in records} == {
         "fewshot episode --features birds.npz --classes 2-7 "
     }
 
@@ -138,7 +138,7 @@ def test_an_interrupted_run_goes_on_where_it_was(small, ran, monkeypatch):
         patch.setattr(comparison, "run", interrupted)
         with pytest.raises(KeyboardInterrupt):
             work(small)
-    assert {record["n_way"] for record in comparison.stored("birds")} == {3}
+    assert {record.n_way for record in comparison.stored("birds")} == {3}
     work(small)
     assert len(ran) == 6
     assert len(set(ran)) == 6
@@ -152,15 +152,15 @@ def test_changed_settings_and_new_methods_run_again(small, ran, monkeypatch):
         patch.setattr(comparison, "current_settings", lambda: said | {"simpleshot": "otherwise"})
         assert comparison.wanting(comparison.stored("birds"), comparison.REGIMES[0], 1) == ["simpleshot"]
         Ledger("birds", small / "work").write()
-        assert {record["method"] for record in comparison.stored("birds")} == {"nearest-prototype", "bd-cspn"}
+        assert {record.method for record in comparison.stored("birds")} == {"nearest-prototype", "bd-cspn"}
     monkeypatch.setattr(
         comparison, "METHODS", {name: METHODS[name] for name in ("nearest-prototype", "unem", "bd-cspn")}
     )
     work(small)
     assert {job.methods for job in ran} == {("unem",)}
     # What is no longer registered is dropped, and the rest stands in the order of the registry.
-    assert list(dict.fromkeys(record["method"] for record in comparison.stored("birds"))) == list(comparison.METHODS)
-    assert all(record["behind_best"]["is_paired"] for record in comparison.stored("birds"))
+    assert list(dict.fromkeys(record.method for record in comparison.stored("birds"))) == list(comparison.METHODS)
+    assert all(record.behind_best.is_paired for record in comparison.stored("birds"))
 
 
 def test_a_method_that_does_not_apply_is_left_out_with_its_reason(small, ran, monkeypatch):
@@ -170,7 +170,7 @@ def test_a_method_that_does_not_apply_is_left_out_with_its_reason(small, ran, mo
     real = comparison.run
     monkeypatch.setattr(comparison, "run", refusing)
     work(small)
-    assert {record["method"] for record in comparison.stored("birds")} == {"nearest-prototype", "bd-cspn"}
+    assert {record.method for record in comparison.stored("birds")} == {"nearest-prototype", "bd-cspn"}
     comparison.write_tables()
     assert "Left out: `simpleshot` on birds: Error: needs text\n" in page(small)
     ran.clear()
@@ -209,26 +209,16 @@ def test_pages_are_rewritten_between_their_marks(small):
     assert "## 4-way, uniform queries of 2 of the ways\n" in text
     records = comparison.stored("birds")
     for method in comparison.METHODS:
-        ties = sum(record["behind_best"]["is_tie"] for record in records if record["method"] == method)
+        ties = sum(record.behind_best.is_tie for record in records if record.method == method)
         assert f"| `{method}` | {ties} of 4 |" in text
-    behind = sum(not record["behind_best"]["is_tie"] for record in records if record["method"] == "simpleshot")
+    behind = sum(not record.behind_best.is_tie for record in records if record.method == "simpleshot")
     words = "cannot be told from the best" if not behind else f"by more than the interval in {behind} of 4"
     assert words in text
 
 
 def test_readmes_table_is_the_mean_over_the_feature_sets():
     def row(features, n_shot, accuracy, half_width):
-        shared = {"n_way": 5, "query_distribution": "balanced", "n_effective_way": 5, "dirichlet_concentration": None}
-        counts = {"n_query": 15, "n_query_total": None, "is_disjoint": True, "protocol": "p", "n_episodes": 9}
-        own = {
-            "set": features,
-            "n_shot": n_shot,
-            "method": "unem",
-            "label": "unem",
-            "accuracy": accuracy,
-            "half_width": half_width,
-        }
-        return shared | counts | own
+        return make_record(features, "unem", n_shot, accuracy, half_width=half_width)
 
     rows = [row("a", 1, 0.5, 0.03), row("b", 1, 0.7, 0.04), row("a", 5, 0.8, 0.01), row("b", 5, 0.9, 0.0)]
     # Of independent means: sqrt(3² + 4²) / 2 = 2.5 and 1 / 2.

@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
-
 import click
 
-from fewshot.storage import write_text_atomic
+from fewshot.evaluation.reports import FORMATS, as_document, joined, markdown_tables, panels, read_records, write_report
+from fewshot.evaluation.reports.files import check_report
 
 from ..episodic.arguments import listed_words
 from ..shared import output
 from ..shared.options import document_head, json_option_with
-from .figure import check_drawing, figure_svg
-from .panels import panels
-from .records import Record, as_document, joined, read_records
-from .text import csv_table, latex_tables, markdown_tables
 
 __all__ = ["report"]
-
-FORMATS = {"markdown": "table.md", "csv": "table.csv", "latex": "table.tex", "svg": "figure.svg"}
 
 
 @click.command(short_help="Turn results into tables and a figure.")
@@ -52,36 +44,10 @@ def report(
     if not files:
         raise click.UsageError("needs a file: fewshot episode --out FILE.json writes one", context)
     if out is not None:
-        _check_out(Path(out), formats)
+        check_report(out, formats)
     records = joined(record for path in files for record in read_records(path))
-    written = _written(records, formats, Path(out)) if out is not None else []
-    document = document_head(context) | {"files": list(files), "written": written} | as_document(records)
-    document["warnings"] = []
-    output.publish(document, [markdown_tables(panels(records)).rstrip()], is_json=is_json)
+    written = [] if out is None else write_report(records, out, formats)
+    facts = {"files": list(files), "written": written} | as_document(records) | {"warnings": []}
+    output.publish(document_head(context) | facts, [markdown_tables(panels(records)).rstrip()], is_json=is_json)
     for path in written:
         output.message(f"Written: {path}")
-
-
-def _check_out(folder: Path, formats: list[str]) -> None:
-    """Check that the folder and its files can be written, before any work."""
-    if folder.exists() and not folder.is_dir():
-        raise NotADirectoryError(f"{folder} is a file: name a folder with --out")
-    if "svg" in formats:
-        check_drawing()
-
-
-def _written(records: list[Record], formats: list[str], folder: Path) -> list[str]:
-    """Write each format; return the paths."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tables = panels(records)
-    texts: dict[str, Any] = {
-        "markdown": lambda: markdown_tables(tables),
-        "csv": lambda: csv_table(records),
-        "latex": lambda: latex_tables(tables),
-        "svg": lambda: figure_svg(tables),
-    }
-    paths = []
-    for name in formats:
-        paths.append(f"{folder / FORMATS[name]}")
-        write_text_atomic(paths[-1], texts[name]())
-    return paths

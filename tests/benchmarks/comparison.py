@@ -16,17 +16,18 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import chdir
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from click.testing import CliRunner
 from fewshot.cli.main import cli
-from fewshot.cli.report.records import Record, as_document, joined, read_records
 from fewshot.cli.shared.output import json_text
 
+from fewshot.evaluation.reports import Record, as_document, joined, read_records
 from fewshot.registry.episodic import METHODS, build_method
 from fewshot.storage import write_text_atomic
-from tests.benchmarks.comparison_tables import summary_table, tables
+from tests.benchmarks.comparison_tables import LeftOut, summary_table, tables
 from tests.benchmarks.presets import pools
 
 ROOT = Path(__file__).parents[2]
@@ -65,9 +66,9 @@ class Regime(NamedTuple):
         ways = ["--n-way", self.n_way, "--n-effective-way", self.n_effective_way]
         return [str(word) for word in (*ways, "--query-distribution", self.query_distribution, *counts)]
 
-    def holds(self, record: Record) -> bool:
+    def holds(self, record: Record | LeftOut) -> bool:
         """Say whether a result is one of these."""
-        return self == (record["n_way"], record["query_distribution"], record["n_effective_way"])
+        return self == (record.n_way, record.query_distribution, record.n_effective_way)
 
 
 REGIMES = (Regime(5, "balanced", 5), Regime(5, "dirichlet", 5), Regime(20, "uniform", 5))
@@ -97,20 +98,20 @@ def _records(path: Path) -> list[Record]:
     return read_records(os.fspath(path)) if is_filled else []
 
 
-def wanting(records: Sequence[Record], regime: Regime, n_shot: int, left_out: Sequence[Record] = ()) -> list[str]:
+def wanting(records: Sequence[Record], regime: Regime, n_shot: int, left_out: Sequence[LeftOut] = ()) -> list[str]:
     """Return the methods that have no result in a cell, or one with other settings, and were not left out of it."""
     done = {
-        (record["method"], record["settings"])
+        (record.method, record.settings)
         for record in (*records, *left_out)
-        if regime.holds(record) and record["n_shot"] == n_shot
+        if regime.holds(record) and record.n_shot == n_shot
     }
     return [name for name, settings in current_settings().items() if (name, settings) not in done]
 
 
-def jobs(name: str, records: Sequence[Record], left_out: Sequence[Record], asked: Sequence[str]) -> Iterator[Job]:
+def jobs(name: str, records: Sequence[Record], left_out: Sequence[LeftOut], asked: Sequence[str]) -> Iterator[Job]:
     """Yield the commands that are left to run, the fast ones first."""
     slow: list[Job] = []
-    refused = [row for row in left_out if not row["is_postponed"]]
+    refused = [row for row in left_out if not row.is_postponed]
     for regime in REGIMES:
         by_methods: dict[tuple[str, ...], list[int]] = {}
         for n_shot in SHOTS:
@@ -164,7 +165,7 @@ class Ledger:
     def __init__(self, name: str, work: Path) -> None:
         self.name, self._work = name, work / f"{name}.json"
         self.records = _later(stored(name), _records(self._work))
-        self.left_out: list[Record] = _left_out(name)
+        self.left_out: list[LeftOut] = _left_out(name)
 
     def add(self, job: Job, outcome: list[Record] | str) -> None:
         """Take in what a command gave, and write everything."""
@@ -178,14 +179,14 @@ class Ledger:
         """Note why methods have no result in the cells of a command."""
         settings = current_settings()
         self.left_out += [
-            {
-                "method": method,
-                "settings": settings[method],
+            LeftOut(
+                method=method,
+                settings=settings[method],
                 **job.regime._asdict(),
-                "n_shot": n_shot,
-                "is_postponed": is_postponed,
-                "reason": reason,
-            }
+                n_shot=n_shot,
+                is_postponed=is_postponed,
+                reason=reason,
+            )
             for method in job.methods
             for n_shot in job.shots
         ]
@@ -193,41 +194,40 @@ class Ledger:
     def write(self) -> None:
         """Write the results, in the order of the registry, of methods that are still what they were."""
         settings = current_settings()
-        kept = [row for row in self.records if settings.get(row["method"]) == row["settings"]]
+        kept = [row for row in self.records if settings.get(row.method) == row.settings]
         kept.sort(key=_place)
-        records = joined(row | {"file": row.get("file", "")} for row in kept)
+        records = joined(kept)
         done = {_key(row) for row in kept}
         self.left_out = [
-            row for row in self.left_out if settings.get(row["method"]) == row["settings"] and _key(row) not in done
+            row for row in self.left_out if settings.get(row.method) == row.settings and _key(row) not in done
         ]
         write_text_atomic(self._work, json_text(as_document(records)) + "\n")
-        document = {"left_out": _distinct(self.left_out)} | as_document(records, digits=DIGITS)
+        document = {"left_out": [asdict(row) for row in _distinct(self.left_out)]} | as_document(records, digits=DIGITS)
         write_text_atomic(RESULTS / f"{self.name}.json", compact(document))
 
 
 def _later(records: Sequence[Record], newer: Sequence[Record]) -> list[Record]:
     """Join results, one a method and cell, the newer ones counting."""
-    return list({(row["method"], row["settings"], row["protocol"]): row for row in (*records, *newer)}.values())
+    return list({(row.method, row.settings, row.protocol): row for row in (*records, *newer)}.values())
 
 
-def _left_out(name: str) -> list[Record]:
+def _left_out(name: str) -> list[LeftOut]:
     path = RESULTS / f"{name}.json"
-    found: list[Record] = json.loads(path.read_text(encoding="utf-8"))["left_out"] if path.exists() else []
-    return found
+    return [LeftOut(**row) for row in json.loads(path.read_text(encoding="utf-8"))["left_out"]] if path.exists() else []
 
 
-def _key(record: Record) -> tuple[Any, ...]:
-    return tuple(record[name] for name in ("method", "n_way", "query_distribution", "n_effective_way", "n_shot"))
+def _key(record: Record | LeftOut) -> tuple[Any, ...]:
+    return record.method, record.n_way, record.query_distribution, record.n_effective_way, record.n_shot
 
 
-def _distinct(rows: Sequence[Record]) -> list[Record]:
+def _distinct(rows: Sequence[LeftOut]) -> list[LeftOut]:
     """Keep the last of several reasons for one cell."""
     return list({_key(row): row for row in rows}.values())
 
 
 def _place(record: Record) -> tuple[int, int, int]:
     regime = next(place for place, regime in enumerate(REGIMES) if regime.holds(record))
-    return regime, list(METHODS).index(record["method"]), record["n_shot"]
+    return regime, list(METHODS).index(record.method), record.n_shot or 0
 
 
 def compact(document: dict[str, Any]) -> str:
@@ -236,7 +236,7 @@ def compact(document: dict[str, Any]) -> str:
     return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
-def _lines(rows: Sequence[Record]) -> str:
+def _lines(rows: Sequence[dict[str, Any]]) -> str:
     return ",\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
 
 

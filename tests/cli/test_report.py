@@ -9,15 +9,14 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pytest
-from fewshot.cli.report.panels import panels
-from fewshot.cli.report.records import as_document, joined, read_records
-from fewshot.cli.report.text import latex_tables, markdown_tables
 
+from fewshot.evaluation.reports import as_document, joined, markdown_tables, panels, read_records, write_report
 from tests.kits.cli import document, fails, fewshot, succeeds
 
 FEW = ("--features", "digits", "--n-episodes", "20", "--n-shot", "1,5")
@@ -106,11 +105,11 @@ def test_kept_episodes_pair_what_ran_apart(folder: Path) -> None:
     names = "nearest-prototype,em-gaussian,simpleshot,soft-kmeans"
     together = document("episode", *FEW, "--method", names)["results"]
     for row in together:
-        (same,) = [r for r in apart if (r["method"], r["n_shot"]) == (row["method"], row["n_shot"])]
-        assert same["behind_best"]["is_paired"]
-        assert same["behind_best"]["is_tie"] == row["behind_best"]["is_tie"]
+        (same,) = [record for record in apart if (record.method, record.n_shot) == (row["method"], row["n_shot"])]
+        assert same.behind_best.is_paired
+        assert same.behind_best.is_tie == row["behind_best"]["is_tie"]
         for name in ("mean", "half_width"):
-            assert same["behind_best"][name] == pytest.approx(row["behind_best"][name], abs=2e-6)
+            assert getattr(same.behind_best, name) == pytest.approx(row["behind_best"][name], abs=2e-6)
 
 
 def test_every_file_is_written_and_the_same_twice(folder: Path, tmp_path: Path) -> None:
@@ -125,6 +124,15 @@ def test_every_file_is_written_and_the_same_twice(folder: Path, tmp_path: Path) 
         assert one == other
         assert one.endswith(b"\n")
     assert (tmp_path / "new" / "x" / "table.md").read_text(encoding="utf-8").rstrip() == told[0][0].rstrip()
+
+
+def test_the_calls_give_what_the_command_gives(folder: Path, tmp_path: Path) -> None:
+    told, _ = reported(folder / "a.json", folder / "b.json", "--out", tmp_path / "its")
+    records = joined([*read_records(f"{folder / 'a.json'}"), *read_records(f"{folder / 'b.json'}")])
+    assert markdown_tables(panels(records)).rstrip() == told.rstrip()
+    for path in map(Path, write_report(records, tmp_path / "mine")):
+        assert path.read_bytes() == (tmp_path / "its" / path.name).read_bytes()
+    assert sorted(os.listdir(tmp_path / "mine")) == FILES
 
 
 def test_a_format_alone(folder: Path, tmp_path: Path) -> None:
@@ -171,13 +179,6 @@ def test_the_latex_holds_the_same_numbers(folder: Path, tmp_path: Path) -> None:
             assert re.search(r"(?<!\\)%", line) is None
 
 
-def test_latex_escapes_what_it_must() -> None:
-    record = {**fake("set_1", "a_b&c", 1, 0.5), "label": "a_b&c {100 %} #~^\\"}
-    text = latex_tables(panels([record]))
-    assert r"a\_b\&c \{100 \%\} \#\textasciitilde{}\textasciicircum{}\textbackslash{} & " in text
-    assert r"\multicolumn{1}{c}{set\_1}" in text
-
-
 def test_the_figure_has_a_line_for_each_method_and_no_date(folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     reported(folder / "a.json", folder / "b.json", "--out", tmp_path, "--format", "svg")
@@ -187,54 +188,6 @@ def test_the_figure_has_a_line_for_each_method_and_no_date(folder: Path, tmp_pat
         assert words in text
     assert "dc:date" not in text
     assert "Matplotlib" not in text
-
-
-def fake(name: str, method: str, n_shot: int, accuracy: float, **settings: Any) -> dict[str, Any]:
-    """Return a record as it comes out of `joined`."""
-    return {
-        "features": name, "set": name, "label": method, "method": method, "settings": "", "is_transductive": False,
-        "n_way": 5, "n_shot": n_shot, "query_distribution": "balanced", "n_effective_way": 5, "n_query": 15,
-        "n_query_total": None, "dirichlet_concentration": None, "is_disjoint": True, "protocol": f"{n_shot}-shot",
-        "accuracy": accuracy, "half_width": 0.004, "n_episodes": 100, "n_queries": 7500, "n_leaked": 0,
-        "n_leaking_episodes": 0, "episode_hash": "0", "seconds": 1.0, "command_line": "", "versions": {}, "file": "f",
-        "n_rows": 9, "n_features": 2, "n_classes": 5, "class_digest": "0",
-        "behind_best": {"mean": 0.0, "half_width": 0.0, "is_paired": True, "is_tie": True}, **settings,
-    }  # fmt: skip
-
-
-def test_wide_tables_tell_their_intervals_below() -> None:
-    records = [
-        fake(name, "m", n_shot, 0.5, half_width=n_shot / 1000, n_query=n_query)
-        for name, n_query in (("a", 15), ("b", 15), ("c", 5))
-        for n_shot in (1, 5, 10)
-    ]
-    table = markdown_tables(panels(records), heading="#")
-    assert "| method | a: 1-shot | 5-shot | 10-shot | b: 1-shot |" in table
-    assert "| `m` | **50.0** | **50.0** |" in table
-    assert (
-        "(95 % intervals ± 0.1 to 1.0) over 100 episodes, a: 15 queries per class; b: 15 queries per class; c: 5"
-        in (table)
-    )
-
-
-def test_a_cell_that_is_not_there_is_a_dash() -> None:
-    records = [fake("a", "m", 1, 0.5), fake("a", "m", 5, 0.6), fake("a", "n", 5, 0.4)]
-    assert "| `n` | – | **40.0 ± 0.4** |" in markdown_tables(panels(records))
-    assert "n & -- & " in latex_tables(panels(records))
-
-
-def test_numbers_of_queries_part_tables_only_where_they_must() -> None:
-    apart = [fake("a", "m", 1, 0.5, protocol="x"), fake("a", "m", 1, 0.5, n_query=5, protocol="y")]
-    assert len(panels(apart)) == 2
-    assert len(panels([apart[0], {**apart[1], "set": "b"}])) == 1
-
-
-def test_leaks_and_missing_intervals_are_told() -> None:
-    record = fake("a", "m", 1, 0.5, half_width=None, n_leaked=150, is_disjoint=False)
-    table = markdown_tables(panels([record]))
-    assert table.startswith("### 5-way, balanced queries, support and query may overlap\n")
-    assert "50.0 ± ?" in table
-    assert "Up to 2.0 % of the queries are also support images." in table
 
 
 def test_meta_dataset_has_one_column(tmp_path: Path) -> None:
@@ -276,24 +229,6 @@ def test_other_episodes_of_one_cell_are_refused(folder: Path, tmp_path: Path) ->
     )
 
 
-def test_feature_sets_have_names_of_their_own() -> None:
-    here, there = fake("x/birds.npz", "m", 1, 0.5), fake("y/birds.npz", "m", 1, 0.6)
-    labels = [row["set"] for row in joined([here, there])]
-    assert labels == ["x/birds.npz", "y/birds.npz"]
-    assert joined([here])[0]["set"] == "birds"
-    assert [row["set"] for row in joined([here, here | {"n_classes": 7}])] == ["birds (5 classes)", "birds (7 classes)"]
-    assert joined([here | {"features": "stores/birds:layer3"}])[0]["set"] == "birds:layer3"
-    spelled = [row["set"] for row in joined([here, here | {"class_digest": "1"}])]
-    assert spelled == ["x/birds.npz (5 classes 0, 9 rows)", "x/birds.npz (5 classes 1, 9 rows)"]
-
-
-def test_two_settings_of_one_method_are_told_apart() -> None:
-    records = [fake("a", "unem", 1, 0.5, settings="shipped"), fake("a", "unem", 1, 0.6, settings="trained")]
-    assert [row["label"] for row in joined(records)] == ["unem (shipped)", "unem (trained)"]
-    elsewhere = [records[0], {**records[1], "features": "b"}]
-    assert [row["label"] for row in joined(elsewhere)] == ["unem", "unem"]
-
-
 # --- what is refused -------------------------------------------------------------------------------------------------
 
 
@@ -303,8 +238,9 @@ def test_two_settings_of_one_method_are_told_apart() -> None:
         ("no JSON", "no JSON: Expecting value: line 1 column 1 (char 0)"),
         ("[]", "other JSON"),
         ('{"results": []}', "no field 'features'"),
-        ('{"runs": [], "results": [{"run": 0}]}', "other JSON"),
-        ('{"runs": [], "results": 3}', "other JSON"),
+        ('{"runs": [], "results": [{"run": 0}]}', "results[0]: field 'run' is 0, and there are 0 runs"),
+        ('{"runs": [], "results": [{}]}', "results[0]: no field 'run'"),
+        ('{"runs": [], "results": 3}', "field 'results' is 3"),
     ],
 )
 def test_another_file_is_refused(text: str, reason: str, tmp_path: Path) -> None:
@@ -314,6 +250,27 @@ def test_another_file_is_refused(text: str, reason: str, tmp_path: Path) -> None
         f"something else ({reason}): run fewshot episode again with --out"
     )
     assert os.listdir(tmp_path) == ["x.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        (lambda row: row.pop("accuracy"), "no field 'accuracy'"),
+        (lambda row: row.update(accuracy="high"), "field 'accuracy' is 'high'"),
+        (lambda row: row.update(n_shot=1.5), "field 'n_shot' is 1.5"),
+        (lambda row: row["behind_best"].update(is_paired=None), "field 'is_paired' is None"),
+        (lambda row: row.update(episode_accuracy=0.5), "field 'episode_accuracy' is 0.5"),
+    ],
+)
+def test_a_field_that_is_wanting_or_of_another_kind_is_named(
+    change: Callable[[dict[str, Any]], object], reason: str, folder: Path, tmp_path: Path
+) -> None:
+    found = json.loads((folder / "a.json").read_text(encoding="utf-8"))
+    change(found["results"][2])
+    (tmp_path / "x.json").write_text(json.dumps(found), encoding="utf-8")
+    line = fails(1, "report", tmp_path / "x.json")
+    assert line.startswith(f"Error: {tmp_path / 'x.json'}: expected a document of fewshot episode, ")
+    assert f"got something else (results[2]: {reason}): " in line
 
 
 def test_documents_of_other_commands_are_refused(tmp_path: Path) -> None:

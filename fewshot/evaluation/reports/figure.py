@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import isnan
 from typing import TYPE_CHECKING, Any
 
-from .panels import Panel
-from .records import Record
+from fewshot.evaluation.reports.panels import Panel
+from fewshot.evaluation.reports.records import Record
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -51,41 +52,49 @@ def figure_svg(panels: Sequence[Panel]) -> str:
 def _drawn(panels: Sequence[Panel]) -> Figure:
     from matplotlib.figure import Figure
 
-    sets = list(dict.fromkeys(name for panel in panels for name, _ in panel.columns))
-    labels = list(dict.fromkeys(label for panel in panels for label in panel.rows))
+    sets = _distinct(name for panel in panels for name, _ in panel.columns)
+    labels = _distinct(label for panel in panels for label in panel.rows)
     figure = Figure(figsize=(1.5 + 3.6 * len(sets), 1.2 + 3.0 * len(panels)), layout="constrained")
     grid = figure.subplots(len(panels), len(sets), squeeze=False)
     for panel, row_of_axes in zip(panels, grid, strict=True):
+        row_of_axes[0].set_ylabel("accuracy in %")
         for name, axes in zip(sets, row_of_axes, strict=True):
             _draw(axes, panel, name, labels)
-        row_of_axes[0].set_ylabel("accuracy in %")
-    lines = {line.get_label(): line for axes in grid.flat for line in axes.get_legend_handles_labels()[0]}
+    _add_legend(figure, labels)
+    return figure
+
+
+def _distinct(words: Iterable[str]) -> list[str]:
+    """Return words in the order of their first appearance."""
+    return list(dict.fromkeys(words))
+
+
+def _add_legend(figure: Figure, labels: Sequence[str]) -> None:
+    """Explain each method's line once, in the order of the labels."""
+    lines = {line.get_label(): line for axes in figure.axes for line in axes.get_legend_handles_labels()[0]}
     handles = [lines[label] for label in labels if label in lines]
     figure.legend(handles=handles, loc="outside right upper", frameon=False)
-    return figure
 
 
 def _draw(axes: Axes, panel: Panel, name: str, labels: Sequence[str]) -> None:
     """Draw the methods of one table on one feature set."""
     axes.set_title(f"{name}\n{panel.title}", fontsize=9)
-    rows = {label: [record for record in row if record and record["set"] == name] for label, row in panel.rows.items()}
-    if not any(rows.values()):
+    lines, shots = panel.lines(name), panel.shots(name)
+    if not lines:
         axes.set_axis_off()
         return
-    shots = [n_shot for other, n_shot in panel.columns if other == name]
     axes.set_xticks(range(len(shots)), ["any" if n_shot is None else f"{n_shot}" for n_shot in shots])
     axes.set_xlabel("labelled items per class")
     axes.grid(alpha=0.3)
-    for label, records in rows.items():
-        if records:
-            _line(axes, label, records, shots, labels.index(label))
+    for label, records in lines.items():
+        _line(axes, label, records, shots, labels.index(label))
 
 
 def _line(axes: Axes, label: str, records: Sequence[Record], shots: Sequence[int | None], number: int) -> None:
     axes.errorbar(
-        [shots.index(record["n_shot"]) for record in records],
-        [100 * record["accuracy"] for record in records],
-        [100 * (record["half_width"] or 0) for record in records],
+        [shots.index(record.n_shot) for record in records],
+        [100 * record.accuracy for record in records],
+        [0 if isnan(record.half_width) else 100 * record.half_width for record in records],
         color=f"C{number % 10}",
         linestyle=_STYLES[number // 10 % len(_STYLES)],
         marker="o",

@@ -6,9 +6,10 @@ import csv
 import io
 from collections.abc import Callable, Sequence
 from itertools import groupby, pairwise
+from math import isnan
 
-from .panels import BEST, PAIRED, UNPAIRED, Panel, grade, query_words
-from .records import Record
+from fewshot.evaluation.reports.panels import BEST, PAIRED, UNPAIRED, Panel, grade, query_words
+from fewshot.evaluation.reports.records import Record
 
 __all__ = ["csv_table", "latex_tables", "markdown_tables"]
 
@@ -58,15 +59,15 @@ def _markdown_cell(record: Record | None, panel: Panel) -> str:
 
 def _number(record: Record, panel: Panel) -> str:
     if not panel.has_intervals:
-        return f"{100 * record['accuracy']:.1f}"
-    half_width = "?" if record["half_width"] is None else f"{100 * record['half_width']:.1f}"
-    return f"{100 * record['accuracy']:.1f} ± {half_width}"
+        return f"{100 * record.accuracy:.1f}"
+    half_width = "?" if isnan(record.half_width) else f"{100 * record.half_width:.1f}"
+    return f"{100 * record.accuracy:.1f} ± {half_width}"
 
 
 def caption(panel: Panel, *, bold: str) -> str:
     """Say what the numbers are, and what the marks mean that occur."""
     grades = {grade(record) for record in panel.records}
-    counts = sorted({record["n_episodes"] for record in panel.records})
+    counts = sorted({record.n_episodes for record in panel.records})
     n_episodes = " to ".join(f"{number:,}" for number in dict.fromkeys((counts[0], counts[-1])))
     parts = [f"Accuracy in %, mean{_interval_words(panel)} over {n_episodes} episodes, {query_words(panel)}."]
     if len(panel.rows) > 1:
@@ -75,7 +76,7 @@ def caption(panel: Panel, *, bold: str) -> str:
         parts.append("†: not told from it by the 95 % interval of the paired difference.")
     if UNPAIRED in grades:
         parts.append("‡: the same by the interval of unpaired means, since they ran apart.")
-    leaking = [record["n_leaked"] / record["n_queries"] for record in panel.records if record["n_leaked"]]
+    leaking = [record.n_leaked / record.n_queries for record in panel.records if record.n_leaked]
     if leaking:
         parts.append(f"Up to {100 * max(leaking):.1f} % of the queries are also support images.")
     return " ".join(parts)
@@ -84,7 +85,7 @@ def caption(panel: Panel, *, bold: str) -> str:
 def _interval_words(panel: Panel) -> str:
     if panel.has_intervals:
         return " ± 95 % interval"
-    widths = [100 * record["half_width"] for record in panel.records if record["half_width"] is not None]
+    widths = [100 * record.half_width for record in panel.records if not isnan(record.half_width)]
     return f" (95 % intervals ± {min(widths):.1f} to {max(widths):.1f})" if widths else ""
 
 
@@ -143,14 +144,14 @@ def csv_table(records: Sequence[Record]) -> str:
     written = io.StringIO()
     writer = csv.writer(written, lineterminator="\n")
     behind: dict[str, Callable[[Record], object]] = {
-        "behind_best": lambda record: record["behind_best"]["mean"],
-        "behind_best_half_width": lambda record: record["behind_best"]["half_width"],
-        "is_tie": lambda record: record["behind_best"]["is_tie"],
-        "is_paired": lambda record: record["behind_best"]["is_paired"],
+        "behind_best": lambda record: record.behind_best.mean,
+        "behind_best_half_width": lambda record: record.behind_best.half_width,
+        "is_tie": lambda record: record.behind_best.is_tie,
+        "is_paired": lambda record: record.behind_best.is_paired,
     }
-    versions = list(dict.fromkeys(name for record in records for name in record["versions"]))
+    versions = list(dict.fromkeys(name for record in records for name in record.versions))
     writer.writerow([*_CSV, *behind, *(f"{name}_version" for name in versions)])
     for record in records:
-        known = [record[name] for name in _CSV]
-        writer.writerow([*known, *(read(record) for read in behind.values()), *map(record["versions"].get, versions)])
+        known = [getattr(record, name) for name in _CSV]
+        writer.writerow([*known, *(read(record) for read in behind.values()), *map(record.versions.get, versions)])
     return written.getvalue()
