@@ -1,4 +1,4 @@
-"""What goes wrong becomes one line and an exit code: 1 bad data, 2 wrong words, 130 interrupted."""
+"""Errors as one line and an exit code: 1 bad data, 2 wrong words, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ class CommandGroup(NearestGroup):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find a command, and say which of its words are deprecated."""
+        """Find a command, and warn of deprecated words."""
         name, command, rest = super().resolve_command(ctx, args)
         rest, notes = current_words(rest, RENAMED_OPTIONS.get(name or "", {}))
         for note in notes:

@@ -1,4 +1,4 @@
-"""What several processes of ``torch.distributed`` tell each other; alone, nothing is sent and nothing changes."""
+"""Sums and gathers over processes of ``torch.distributed``; the identity in a single process."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ class EMResult(NamedTuple):
 
 
 class Likelihood(Protocol):
-    """What generalized EM needs to know about p(z|θ)."""
+    """Likelihood p(z|θ) of a class, as generalized EM uses it."""
 
     @property
     def query_mask(self) -> Tensor | None:

@@ -219,7 +219,7 @@ def _extractor(name: str, weights: str | None, options: tuple[str, ...], device:
 
 
 def _reporter(progress: output.Progress) -> Callable[[str, int, int, int], None]:
-    """Return what shows the images of each side on the bar."""
+    """Return the progress callback of each side's images."""
 
     def report(side: str, n_images: int, n_done: int, n_failed: int) -> None:
         if n_done == 0:

@@ -259,7 +259,7 @@ def _progress(files: DiscoveryFiles) -> output.Progress:
 
 
 def _reporter(progress: output.Progress) -> DiscoveryProgress:
-    """Return what shows the stages of the library on the bar."""
+    """Return the progress callback of the library's stages."""
     begun: set[str] = set()
 
     def report(stage: str, n_done: int, words: str) -> None:

@@ -244,7 +244,7 @@ def _facts(report: Report, command: Sequence[str]) -> dict[str, str]:
 
 
 def _data(report: Report) -> str:
-    """Return what the page's script reads, safe inside of a script element."""
+    """Return the data of the page's script, safe inside of a script element."""
     result = report.result
     content = {
         "classes": [{"name": row.name, "known": row.is_known} for row in result.classes],

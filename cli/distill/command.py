@@ -130,7 +130,7 @@ def _processes(device: str) -> Iterator[None]:
 
 
 def _result(run: DistillRun, *, is_quiet: bool) -> DistillResult:
-    """Run a plan with bars; only the first process reports what went wrong."""
+    """Run a plan with bars; only the first process reports errors."""
     try:
         with Bars(run.plan.settings.batch_size, is_quiet=is_quiet or rank() > 0) as bars:
             return run(bars)
@@ -145,7 +145,7 @@ def _result(run: DistillRun, *, is_quiet: bool) -> DistillResult:
 
 
 def _remark(run: DistillRun) -> str:
-    """Say what a run that is stopped now leaves behind."""
+    """Describe the state that a run stopped now leaves behind."""
     if not run.state.n_steps:
         return "; nothing was written"
     epoch = run.state.n_steps // run.plan.steps_per_epoch

@@ -47,7 +47,7 @@ def distillation_document(
 
 
 def protocol(scores: FeatureScores) -> str:
-    """Say in one sentence what was scored."""
+    """Describe the scored images in one sentence."""
     unread = f"; {counted(scores.n_unreadable, 'image', 'images')} that cannot be read left out"
     return (
         f"{scores.n_test:,} test images against {scores.n_train:,} with labels, {scores.n_classes:,} classes; "

@@ -19,7 +19,7 @@ Callback = Callable[[click.Context, click.Parameter, Any], Any]
 
 
 def split_methods(texts: Sequence[str]) -> list[str]:
-    """Return one text a method from lists of them; ``all`` stands for every method that is not named beside it.
+    """Return one text a method from lists of them; ``all`` means every method that is not named beside it.
 
     A piece with "=" and without ":" is an option of the method before it.
 
@@ -57,7 +57,7 @@ def _pieces(text: str) -> list[str]:
 
 
 def listed_words(words: Sequence[str]) -> dict[str, Any]:
-    """Return what makes an option take some of the words, separated by commas."""
+    """Return the settings of an option that takes some of the words, separated by commas."""
 
     def read(context: click.Context, parameter: click.Parameter, value: str) -> list[str]:
         try:

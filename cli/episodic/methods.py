@@ -1,4 +1,4 @@
-"""``fewshot methods``: what can be named after --method."""
+"""``fewshot methods``: the values of --method."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ Regime = tuple[str | None, int | None]
 
 
 def episode_report(document: Row) -> list[RenderableType]:
-    """Return a block for each way of drawing the queries, and what the numbers stand on."""
+    """Return a block for each way of drawing the queries, and the basis of the numbers."""
     results, differences = document["results"], document["differences"]
     n_episodes = results[0]["n_episodes"]
     marks = "; * the best, † not told from it" if differences else ""
@@ -109,7 +109,7 @@ def _facts(document: Row) -> Iterable[tuple[str, str]]:
 
 
 def _place(run: Row, runs: list[Row]) -> str:
-    """Say which run of several is meant."""
+    """Name one of several runs."""
     several_shots = len(_distinct(runs, _n_shot)) > 1
     parts = [_regime_words(_regime(run))] if len(_distinct(runs, _regime)) > 1 else []
     parts += [f"{run['n_shot']}-shot"] if several_shots else []

@@ -20,7 +20,7 @@ _N_SHOWN = 10
 
 
 def tune_report(document: Row) -> list[RenderableType]:
-    """Return the best candidates and the default, and what was decided."""
+    """Return the best candidates, the default, and the decision."""
     rows = document["candidates"]
     n_others, n_episodes = len(rows) - 1, document["settings"]["n_episodes"]
     regimes = counted(len(document["regimes"]), "regime", "regimes")

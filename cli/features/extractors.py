@@ -1,4 +1,4 @@
-"""``fewshot extractors``: what can be named after --extractor."""
+"""``fewshot extractors``: the values of --extractor."""
 
 from __future__ import annotations
 

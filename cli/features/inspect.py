@@ -1,4 +1,4 @@
-"""``fewshot inspect``: what features are, how they were made, and a picture of them."""
+"""``fewshot inspect``: the contents and origin of features, and a map of them."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def predict(context: click.Context, /, **words: Any) -> None:
     """Write a line for each row: its id, its class, the class's probability and score.
 
     Probabilities are the softmax over the classes that the model knows: how sure it is between these, not whether it is
-    any of them. Where labels are there, accuracy is told too: over rows whose class the model knows.
+    any of them. Where there are labels, the accuracy is printed too: over rows whose class the model knows.
 
     \b
     Example:

@@ -25,7 +25,7 @@ Row = Mapping[str, Any]
 
 
 def probe_report(document: Row) -> list[RenderableType]:
-    """Return what each method made of the features, and what that stands on."""
+    """Return the scores of each method, and their basis."""
     return ["In %, on the test rows", _table(document["results"]), *fact_lines(_facts(document))]
 
 

@@ -1,4 +1,4 @@
-"""``fewshot report``: tables and a figure of what ``fewshot episode`` wrote."""
+"""``fewshot report``: tables and a figure from documents of ``fewshot episode``."""
 
 from __future__ import annotations
 

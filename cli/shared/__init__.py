@@ -1,1 +1,1 @@
-"""What several commands share: options, output, tables, wording, result folders."""
+"""Shared parts of the commands: options, output, tables, wording, result folders."""

@@ -1,4 +1,4 @@
-"""Methods that find a class's column by its number: what must hold for them of the features."""
+"""Checks of features for methods that find a class's column by its number."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the objects that their words stand for."""
+"""Options that several commands share, and the objects that they denote."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def refuse_together(context: click.Context, why: str, names: Iterable[str]) -> N
 
 
 def choice(words: Sequence[str]) -> dict[str, Any]:
-    """Return what makes an option or argument take one of some words; another word is answered with the nearest."""
+    """Return the settings of an option or argument that takes one of some words; an error names the nearest."""
 
     def check(context: click.Context, parameter: click.Parameter, value: str) -> str:
         try:
@@ -192,7 +192,7 @@ def whole_numbers(*words: str) -> Callback:
 
 
 def number_list(default: Sequence[int]) -> dict[str, Any]:
-    """Return what makes an option take whole numbers separated by commas, as a tuple."""
+    """Return the settings of an option that takes whole numbers separated by commas, as a tuple."""
 
     def read(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
         return tuple(int(number) for number in whole_numbers()(context, parameter, value))
@@ -372,7 +372,7 @@ def process_device(name: str) -> str:
 
 
 def document_head(context: click.Context) -> dict[str, Any]:
-    """Return what every JSON document begins with: what was asked, and what answered."""
+    """Return the head of every JSON document: command line and versions."""
     command = context.meta.get("command", [])
     versions = {
         "fewshot": fewshot.__version__,
@@ -390,7 +390,7 @@ def document_head(context: click.Context) -> dict[str, Any]:
 
 
 def describe_pool(name: str, pool: FeatureSet) -> dict[str, Any]:
-    """Return what the JSON document says of the features."""
+    """Return the entry of the features in the JSON document."""
     n, n_features = pool.features.shape
     return {
         "name": name,

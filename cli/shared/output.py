@@ -56,7 +56,7 @@ def publish(document: dict[str, Any], parts: Sequence[RenderableType], *, is_jso
 
 
 def json_text(document: dict[str, object]) -> str:
-    """Return a document as JSON; what is not a number becomes null.
+    """Return a document as JSON; NaN and infinities become null.
 
     Examples
     --------
@@ -99,7 +99,7 @@ class _Stage:
 
 
 class Progress:
-    """A bar on stderr while stderr is a terminal, and what an interrupt says was done.
+    """A bar on stderr while stderr is a terminal, and the progress that an interrupt reports.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ class Progress:
         self._bar.add_task(label, total=total, result="")
 
     def update(self, n_done: int, result: str) -> None:
-        """Say how far the stage is, and its result so far."""
+        """Report the progress of the stage, and its result so far."""
         stage = self._stages[-1]
         stage.n_done, stage.result = n_done, result
         self._bar.update(self._bar.task_ids[-1], completed=n_done, result=result)

@@ -37,7 +37,7 @@ _MAX_WORKERS = 8
 
 
 class Pictures(NamedTuple):
-    """Small pictures by row, None where the features do not say what their images are; and warnings about them."""
+    """Thumbnails by row, None where the features do not name their images; and warnings about them."""
 
     by_row: Mapping[int, Picture] | None
     warnings: list[str]
@@ -102,7 +102,7 @@ def read_pictures(pool: FeatureSet, rows: Sequence[int], *, side: int, progress:
 
 
 def image_files(pool: FeatureSet) -> ImageFiles | None:
-    """Return where the images of a pool are, or None if the features do not say."""
+    """Return the location of a pool's images, or None if the features do not name it."""
     root, store = pool.source.get("images"), pool.source.get("store")
     if pool.ids is None or not isinstance(root, str):
         return None
@@ -118,7 +118,7 @@ def _listed(store: str) -> dict[str, ImageRecord]:
 def thumbnails(
     pool: FeatureSet, rows: Sequence[int], *, side: int, progress: Callable[[int], None]
 ) -> dict[int, Picture] | None:
-    """Return small pictures of some rows, or None if the features do not say where their images are.
+    """Return thumbnails of some rows, or None if the features do not name their images.
 
     Parameters
     ----------
@@ -153,7 +153,7 @@ def thumbnails(
 
 
 def _reader(pool: FeatureSet, side: int) -> Callable[[int], Picture] | None:
-    """Return what makes the picture of a row."""
+    """Return the function that makes the thumbnail of a row."""
     if pool.source.get("extractor") == _DIGITS and pool.features.shape[1] == 64:
         return lambda row: _digit(pool.features[row])
     files = image_files(pool)

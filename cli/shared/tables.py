@@ -19,13 +19,13 @@ Row = Mapping[str, Any]
 
 
 def describe_features(features: Row) -> str:
-    """Say in one line which features were used."""
+    """Describe the features in one line."""
     n, n_classes, n_features = (features[name] for name in ("n", "n_classes", "n_features"))
     return f"{features['name']}: {n:,} rows, {n_classes:,} classes, {n_features:,} features"
 
 
 def training_report(document: Row) -> list[RenderableType]:
-    """Return the learned schedule, how the training went, and how to use what it wrote."""
+    """Return the learned schedule, the course of the training, and how to use the file."""
     schedule, trace = document["schedule"], document["trace"]
     scales = [
         f"{scale:.3f}{_at_shots(n_shot, schedule)}"

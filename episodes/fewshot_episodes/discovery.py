@@ -16,7 +16,7 @@ __all__ = ["DiscoverySplit", "discovery_split", "ssb_known_classes"]
 
 
 class DiscoverySplit(NamedTuple):
-    """What a discovery method is shown of a labelled pool; the rows to score are those without a label.
+    """Input of a discovery method, cut from a labelled pool; the unlabelled rows are scored.
 
     Attributes
     ----------

@@ -1,4 +1,4 @@
-"""The only random index maths: distinct draws, and how many queries each class gets."""
+"""The only random index maths: distinct draws, and the number of queries of each class."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def dirichlet_shares(concentration: Tensor, *, generator: torch.Generator) -> Te
 
 
 def proportional_counts(shares: Tensor, total: int, limits: Tensor) -> Tensor:
-    """Turn shares into whole counts that sum to ``total`` and never exceed what a class has.
+    """Round shares to whole counts that sum to ``total`` and never exceed the size of a class.
 
     What a full class cannot take goes to the others in proportion to their shares (water filling: count_k =
     min(limit_k, level · share_k)); the fractions are then rounded by largest remainder.

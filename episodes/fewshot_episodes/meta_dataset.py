@@ -94,7 +94,7 @@ class MetaDatasetSampler:
             raise ValueError(f"max_support = {max_support} cannot give each of {self.max_way} ways an item")
 
     def describe(self) -> str:
-        """Say the protocol in words."""
+        """Describe the protocol in words."""
         return (
             f"{self.min_way} to {self.max_way} ways, shots as the class sizes (at most {self.max_support} in all), "
             f"at most {self.max_query} queries per class (Meta-Dataset), support and query disjoint"

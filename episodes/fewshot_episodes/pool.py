@@ -43,7 +43,7 @@ class ClassPool(NamedTuple):
 
 
 class Sampler(Protocol):
-    """What draws episodes."""
+    """A sampler of episodes."""
 
     def sample(self, n_episodes: int, *, generator: torch.Generator) -> EpisodeIndex:
         """Draw a batch of episodes at once."""

@@ -124,7 +124,7 @@ class EpisodeSampler:
         return self.n_query_total or (self.n_query or 0) * self.n_effective_way
 
     def describe(self) -> str:
-        """Say the protocol in words."""
+        """Describe the protocol in words."""
         counts = {
             "balanced": f"{self.n_query} queries per class",
             "uniform": f"{self.n_query_total} queries in all, uniform over the pooled items",

@@ -24,7 +24,7 @@ __all__ = [
 
 
 class Session(NamedTuple):
-    """What one session learns from, and what it is tested on.
+    """Support and test rows of one session.
 
     Attributes
     ----------
@@ -253,7 +253,7 @@ def assembled(
 
 
 def class_label(class_id: int, class_names: Sequence[str] | None) -> str:
-    """Return what messages call a class."""
+    """Return the name of a class in messages."""
     return f"class {class_id}" if class_names is None else f"class {class_names[class_id]!r}"
 
 

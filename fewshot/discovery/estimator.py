@@ -1,4 +1,4 @@
-"""What all category discoverers share: scikit-learn's contract, pools labelled in part, names for new classes."""
+"""Base of the category discoverers: scikit-learn's contract, partly labelled pools, names for new classes."""
 
 from __future__ import annotations
 
@@ -180,7 +180,7 @@ class CategoryDiscoverer(ClusterMixin, StoredEstimator):  # type: ignore[misc]
 
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `_class_state` gave."""
+        """Restore the state that `_class_state` returned."""
 
     def _state(self) -> dict[str, Tensor]:
         of_pool = {"labels": torch.as_tensor(self.labels_), "is_labelled": torch.as_tensor(self.is_labelled_)}
@@ -217,7 +217,7 @@ class CategoryDiscoverer(ClusterMixin, StoredEstimator):  # type: ignore[misc]
             )
 
     def _finish(self, X: ArrayLike, names: list[Hashable], labels: Tensor, is_labelled: Tensor) -> None:  # noqa: N803
-        """Set what is known of the pool."""
+        """Set the fitted attributes of the pool."""
         self.classes_ = label_array(names)
         self.n_classes_ = len(names)
         self.labels_ = like(X, labels)

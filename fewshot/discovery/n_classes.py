@@ -23,7 +23,7 @@ _N_BETWEEN = 3
 
 
 class ClassCount(NamedTuple):
-    """An estimate of the number of classes, and what it rests on.
+    """An estimate of the number of classes, and its evidence.
 
     Attributes
     ----------
@@ -231,7 +231,7 @@ def _n_distinct(features: Tensor) -> int:
 def _split_merge(
     features: Tensor, labels: Tensor, bounds: tuple[int, int], generator: torch.Generator, n_seeds: int
 ) -> ClassCount:
-    """Count what split and merge finds; the score of a number is the share of seeds that found it."""
+    """Count the classes that split and merge finds; the score of a number is the share of seeds that found it."""
     n_known = int(labels.max()) + 1
     sizes = space_sizes("auto", n_known)
     projected = project(principal_space(features, sizes[-1]), features)

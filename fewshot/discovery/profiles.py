@@ -1,4 +1,4 @@
-"""What to show of each found class: its most typical rows, its nearest known class, and how it came about."""
+"""Profile of each found class: its most typical rows, its nearest known class, and its origin."""
 
 from __future__ import annotations
 

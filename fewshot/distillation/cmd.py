@@ -108,7 +108,7 @@ class InstanceGroup(NamedTuple):
 
 
 class CMDOutputs(NamedTuple):
-    """What a network makes of views of b images.
+    """Outputs of a network for views of b images.
 
     Attributes
     ----------
@@ -187,7 +187,7 @@ class CMD(Distiller):
     Notes
     -----
     The authors' are: bags of regions, the four losses with one weight λ, instances as the tokens of the last stage,
-    L_I and L_R, centring and temperatures. Ours are L_S and L_T: the released code takes a pointwise KL "divergence"
+    L_I and L_R, centering and temperatures. Ours are L_S and L_T: the released code takes a pointwise KL "divergence"
     of raw logits, which is no divergence, is NaN where a logit is negative, and has no gradient within the teacher
     (see `literal_inter_level`). Here both are between true distributions: a bag is the weighted mean of its instances'
     distributions (the released sum, normalised), L_S a KL divergence, and L_T goes to the student, since the teacher
@@ -240,7 +240,7 @@ class CMD(Distiller):
         return Comparison(self._weigh(parts), parts, log_images.flatten(0, 1))
 
     def remember(self, outputs: _Embedded) -> None:
-        """Move the centres of images and of regions."""
+        """Move the centers of images and of regions."""
         self.center.update(outputs.teacher.logits)
         self.instance_center.update(outputs.teacher.groups[0].logits)
 

@@ -1,4 +1,4 @@
-"""What every method of distillation is to the loop that trains it: a student, its teacher, and losses between them."""
+"""Interface of a distillation method to the training loop: a student, its teacher, and losses between them."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Comparison(NamedTuple):
 
 
 class Distiller(nn.Module, ABC):
-    """A student network, the running average of it that teaches it, and what both remember.
+    """A student network, its running average as the teacher, and their memories.
 
     The teacher stays in evaluation mode and receives no gradient.
 
@@ -69,11 +69,11 @@ class Distiller(nn.Module, ABC):
 
     @abstractmethod
     def compare(self, outputs: Any, teacher_temperature: float) -> Comparison:
-        """Return the losses of what `embed` returned."""
+        """Return the losses of the outputs of `embed`."""
 
     @abstractmethod
     def remember(self, outputs: Any) -> None:
-        """Take what `embed` returned into memories and centres, after its losses have been used."""
+        """Update memories and centers with the outputs of `embed`, after its losses have been used."""
 
     @abstractmethod
     def teacher_features(self, outputs: Any) -> Tensor:
@@ -97,7 +97,7 @@ class Distiller(nn.Module, ABC):
                 yield from module.last_layer.parameters()
 
     def memory_bytes(self) -> int:
-        """Return what queues and memories take, in bytes."""
+        """Return the size of queues and memories in bytes."""
         return sum(module.n_bytes for module in self.modules() if isinstance(module, FifoMemory))
 
 

@@ -1,4 +1,4 @@
-"""What stands on the backbone in training only: heads, and the weights of instances in their bag."""
+"""Heads on the backbone, for training only, and the weights of instances in their bag."""
 
 from __future__ import annotations
 

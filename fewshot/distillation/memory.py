@@ -73,7 +73,7 @@ class FifoMemory(nn.Module):
 
     @property
     def n_bytes(self) -> int:
-        """What the rows take, filled or not."""
+        """Size of the rows in bytes, filled or not."""
         return self.rows.numel() * self.rows.element_size()
 
     def entries(self) -> Tensor:

@@ -1,4 +1,4 @@
-r"""Mugs: the student learns from its running average what an image is, what resembles it, and of which group it is.
+r"""Mugs: distillation at three granularities, instance, neighbours and group.
 
 Each loss is the mean of two: over pairs (teacher view u, student view v), u ≠ v, of global views, and over pairs of a
 global and a local view. Then
@@ -110,7 +110,7 @@ _POSITIVE = (
 
 
 class MugsOutputs(NamedTuple):
-    """What a network makes of v views of b images.
+    """Outputs of a network for v views of b images.
 
     Attributes
     ----------

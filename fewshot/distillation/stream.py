@@ -82,7 +82,7 @@ class ImageOrder:
         return _hashed(self.seed, 1, epoch, self.permutation(epoch)[position])
 
     def candidates(self, epoch: int, position: int) -> Iterator[int]:
-        """Yield the image at a position, then those that may take its place: from the next batch on."""
+        """Yield the image at a position, then its possible replacements: from the next batch on."""
         permutation = self.permutation(epoch)
         yield permutation[position]
         for behind in range(self.n_joint, self.n_joint + _N_SUBSTITUTES):
@@ -90,5 +90,5 @@ class ImageOrder:
 
 
 def _hashed(seed: int, *path: int) -> int:
-    """Return a seed made of a seed and of what it is for."""
+    """Return the seed of one purpose, derived from the run's seed."""
     return int(np.random.SeedSequence(seed, spawn_key=path).generate_state(1, np.uint64)[0])

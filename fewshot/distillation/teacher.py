@@ -85,11 +85,11 @@ class Center(nn.Module):
 
     Notes
     -----
-    The loss takes the centre as it was before the batch: update it afterwards.
+    The loss takes the center as it was before the batch: update it afterwards.
 
     Source
     ------
-    [DINO] §3.1, centring.
+    [DINO] §3.1, centering.
 
     Examples
     --------

@@ -95,7 +95,7 @@ class AlphaTim(PrototypeDescent):
         return alpha_by_shot(episode) if self.alpha == BY_SHOT else _number(self.alpha)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         alpha = "by shot" if self.alpha == BY_SHOT else f"{_number(self.alpha):g}"
         return f"α {alpha}, {PrototypeDescent.describe(self)}"
 

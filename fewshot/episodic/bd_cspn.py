@@ -151,7 +151,7 @@ def _shift(basic: Tensor, query: UnitItems, episode: Episode) -> Tensor:
 
 
 def _pseudo_members(cosines: Tensor, episode: Episode, n_confident: int) -> Tensor:
-    """Say which queries each way takes for its own, shape (..., n_way, n_queries), bool."""
+    """Return the queries assigned to each way, shape (..., n_way, n_queries), bool."""
     if episode.is_ragged:
         cosines = cosines.masked_fill(~episode.way_mask[..., None], -torch.inf)
     is_member = hard_assignments(cosines.mT).mT > 0
@@ -227,7 +227,7 @@ class BDCSPN:
         return log_softmax_over_ways(way_logits(logits, episode.way_mask if episode.is_ragged else None))
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
-        centred = "" if self.center is None else "centred on the base mean, "
+        """Describe the settings in one line."""
+        centered = "" if self.center is None else "centered on the base mean, "
         taken = f"the {self.n_confident} most confident" if self.n_confident else "all"
-        return f"{centred}L2-normalised features, cosines times {self.softmax_scale:g}, {taken} queries of each class"
+        return f"{centered}L2-normalised features, cosines times {self.softmax_scale:g}, {taken} queries of each class"

@@ -132,7 +132,7 @@ class EMDirichlet:
         )
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         hard = "hard assignments, " if self.is_hard else ""
         return (
             f"{hard}probabilities from {self.inputs} with softmax scale {self.softmax_scale:g}, "

@@ -72,7 +72,7 @@ class EMGaussian:
         return run_em(with_precision(likelihood, precision), self.class_balance * layers, self.temperature * layers)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         unit = "in units of the episode's scatter" if self.is_relative else "of raw features"
         return (
             f"scale {self.scale:g} {unit}, class balance {self.class_balance:g}, temperature {self.temperature:g}, "

@@ -1,4 +1,4 @@
-"""Episodes of image embeddings with what the names of the classes say of them: for methods of image–text models."""
+"""Episodes of image embeddings with their image–text cosines, for methods of image–text models."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ __all__ = ["LaplacianShot", "nearest_neighbours"]
 
 
 def nearest_neighbours(nearness: Tensor, n_neighbours: int, mask: Tensor | None = None) -> Tensor:
-    """Say which items are the nearest of each.
+    """Return the nearest neighbours of each item.
 
     Parameters
     ----------
@@ -130,11 +130,11 @@ class LaplacianShot:
         return log_softmax_over_ways(logits)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         prototypes = "rectified" if self.is_rectified else "plain"
-        centred = "" if self.center is None else "centred on the base mean, "
+        centered = "" if self.center is None else "centered on the base mean, "
         return (
-            f"{centred}L2-normalised features, {prototypes} prototypes, pull {self.laplacian_weight:g} of "
+            f"{centered}L2-normalised features, {prototypes} prototypes, pull {self.laplacian_weight:g} of "
             f"{self.n_neighbours} neighbours, {self.n_steps} steps"
         )
 

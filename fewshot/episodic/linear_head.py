@@ -76,7 +76,7 @@ class LogisticHead:
         return log_softmax_over_ways(way_logits(logits.mT, is_real)).to(query.dtype)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         features = "L2-normalised features" if self.is_normalized else "features as they are"
         return f"{features}, inverse penalty {self.inverse_penalty:g}"
 
@@ -153,5 +153,5 @@ class CosineHead:
         return log_probs(l2_normalize(w), unit.query)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         return f"cosines, softmax scale {self.softmax_scale:g}, {self.n_steps} steps of Adam at {self.learning_rate:g}"

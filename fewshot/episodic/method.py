@@ -1,4 +1,4 @@
-"""What a method of an episode is."""
+"""Protocol of a method of an episode."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Method(Protocol):
         """Return log-probabilities, shape (..., n_queries, n_way)."""
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
 
 
 @runtime_checkable

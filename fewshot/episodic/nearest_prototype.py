@@ -44,5 +44,5 @@ class NearestPrototype:
         return nearest_prototype_log_probs(episode)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         return "Euclidean distance on features as they are"

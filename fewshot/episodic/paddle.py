@@ -74,5 +74,5 @@ class Paddle:
         return em.solve(range_scaled(episode))
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         return f"features scaled to the queries' range, class balance {self.class_balance:g}, {self.n_layers} layers"

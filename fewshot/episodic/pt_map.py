@@ -1,6 +1,6 @@
 """PT-MAP: power transform, then transport plans and class centers in turn.
 
-    x    ← sign(x) |x|^β, to unit length, centred, to unit length     support and queries each around its center
+    x    ← sign(x) |x|^β, to unit length, centered, to unit length     support and queries each around its center
     P    = transport plan of the queries to the classes, cost λ ‖z_n - m_k‖², class k receiving the share c_k
     m_k  ← m_k + α ( m̂_k - m_k ),   m̂_k = (S_k + Σ_n P_nk z_n) / (N_k + Σ_n P_nk)
     answer: P after the last step
@@ -138,7 +138,7 @@ class PTMAP:
         return found
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         prior = f"{self.prior} shares" if isinstance(self.prior, str) else "given shares"
         return (
             f"{prior} of the classes, power {self.power:g}, cost times {self.cost_scale:g}, "
@@ -191,15 +191,15 @@ def _products(episode: Episode, power: float, shares: Tensor | None) -> _Product
     if shares is not None:
         query_mean = (item_weights(query, episode.query_mask) * query_scale).mT @ query
         query_center = query_mean - (shares - even)[..., None, :] @ means
-    support, support_scale = _centred(support, support_scale, center)
-    query, query_scale = _centred(query, query_scale, query_center)
+    support, support_scale = _centered(support, support_scale, center)
+    query, query_scale = _centered(query, query_scale, query_center)
     sums = (is_member * support_scale.mT) @ support
     gram = (query @ query.mT) * query_scale * query_scale.mT
     return _Products(gram, (sums @ query.mT) * query_scale.mT, sums.square().sum(-1), counts)
 
 
 def _powered(features: Tensor, power: float) -> tuple[Tensor, Tensor]:
-    """Return sign(x) |x|^β and, shape (..., n_items, 1), what scales it to unit length; 0 for a zero vector."""
+    """Return sign(x) |x|^β and its inverse norms, shape (..., n_items, 1); 0 for a zero vector."""
     if power == 1:
         powered = features
     else:  # without exact zeros, at which the power is slow and its slope infinite
@@ -209,7 +209,7 @@ def _powered(features: Tensor, power: float) -> tuple[Tensor, Tensor]:
     return powered, (lengths > 0) / torch.where(lengths > 0, lengths, 1.0)
 
 
-def _centred(items: Tensor, scale: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the scaled items less the center and, shape (..., n_items, 1), what scales these to unit length."""
-    centred = torch.addcmul(-center, items, scale)
-    return centred, torch.linalg.vector_norm(centred, dim=-1, keepdim=True).clamp(min=_LEAST_LENGTH).reciprocal()
+def _centered(items: Tensor, scale: Tensor, center: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the scaled items less the center and their inverse norms, shape (..., n_items, 1)."""
+    centered = torch.addcmul(-center, items, scale)
+    return centered, torch.linalg.vector_norm(centered, dim=-1, keepdim=True).clamp(min=_LEAST_LENGTH).reciprocal()

@@ -1,4 +1,4 @@
-"""SimpleShot: centre, scale to unit length, nearest prototype."""
+"""SimpleShot: center, scale to unit length, nearest prototype."""
 
 from __future__ import annotations
 
@@ -41,5 +41,5 @@ class SimpleShot:
         return log_softmax_over_ways(way_logits(logits, episode.way_mask if episode.is_ragged else None))
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
-        return "L2-normalised features" if self.center is None else "centred on the base mean, L2-normalised features"
+        """Describe the settings in one line."""
+        return "L2-normalised features" if self.center is None else "centered on the base mean, L2-normalised features"

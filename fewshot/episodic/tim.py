@@ -11,7 +11,7 @@ from torch import Tensor
 
 from fewshot.episodic.solvers.prototype_descent import (
     PrototypeDescent,
-    centred_unit_episode,
+    centered_unit_episode,
     check_settings,
     described,
     real_counts,
@@ -153,7 +153,7 @@ class TimADM:
 
     def __call__(self, episode: Episode) -> Tensor:
         """Return log-probabilities, shape (..., n_queries, n_way)."""
-        unit = centred_unit_episode(episode.to(dtype=torch.float64))
+        unit = centered_unit_episode(episode.to(dtype=torch.float64))
         items = torch.cat([unit.support, unit.query], dim=-2)
         labels = one_hot(unit.support_labels, unit.n_way, items.dtype).mT
         n_support = labels.shape[-1]
@@ -171,7 +171,7 @@ class TimADM:
         return self._log_probs(coefficients, items, gram, masks[1])[..., n_support:].mT.to(episode.query.dtype)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         return f"{described(self)}, {self.n_steps} closed-form rounds"
 
     def _item_weights(self, episode: Episode, labels: Tensor) -> Tensor:
@@ -230,6 +230,6 @@ class TimGD(PrototypeDescent):
 
 
 def _is_gram_cheaper(n_items: int, n_features: int, n_steps: int) -> bool:
-    """Decide by multiply-adds per class, where those of the Gram matrix itself are worth a quarter."""
+    """Choose by multiply-adds per class, weighing those of the Gram matrix by a quarter."""
     n, d = n_items, n_features
     return n * n * d / 4 + n_steps * n * n < 2 * n_steps * n * d

@@ -1,4 +1,4 @@
-"""Tip-Adapter: what the texts say of a query, plus what the support items like it say. No training.
+"""Tip-Adapter: image–text cosines plus a cache of the support items, without training.
 
 With unit vectors f_n of queries and F_m of support items, one-hot support labels L_m and texts t_k,
 
@@ -111,6 +111,6 @@ class TipAdapter:
         return log_softmax_over_ways(way_logits(logits, episode.way_mask if episode.is_ragged else None))
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         text = f"texts from {self.n_cosines} columns of cosines" if self.n_cosines else "class means for texts"
         return f"{text}, scale {self.softmax_scale:g}, cache weight {self.cache_weight:g}, sharpness {self.sharpness:g}"

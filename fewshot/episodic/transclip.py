@@ -167,7 +167,7 @@ class TransClip:
         return log_softmax_over_ways(logits)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         text = f"texts from {self.n_cosines} columns of cosines" if self.n_cosines else "class means for texts"
         return (
             f"{text}, scale {self.softmax_scale:g}, text weight {self.text_weight:g}, support weight "
@@ -211,7 +211,7 @@ def _m_step(items: _Weighted, z: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _assignment_logits(fixed: Tensor, pull: Tensor, z: Tensor, n_steps: int) -> Tensor:
-    """Return what the last of a few updates of z takes the softmax of, shape (..., n_queries, n_way)."""
+    """Return the logits of z after a few updates, shape (..., n_queries, n_way)."""
     logits = fixed + (z.mT @ pull).mT
     for _ in range(n_steps - 1):
         logits = fixed + (softmax_over_ways(logits).mT @ pull).mT

@@ -1,1 +1,1 @@
-"""What all scikit-learn-style estimators share: rows, labels of any kind, state."""
+"""Base of the scikit-learn-style estimators: rows, labels of any kind, state."""

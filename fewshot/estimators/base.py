@@ -81,4 +81,4 @@ class StoredEstimator(TensorEstimator):
 
     @abstractmethod
     def _restore(self, names: list[Hashable], tensors: dict[str, Tensor]) -> None:
-        """Put back what `_state` gave; ``n_features_in_`` and ``dtype_`` are set."""
+        """Restore the state that `_state` returned; ``n_features_in_`` and ``dtype_`` are set."""

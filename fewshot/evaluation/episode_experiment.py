@@ -1,4 +1,4 @@
-"""The settings of a comparison on few-shot episodes, and the samplers that they stand for."""
+"""Settings of a comparison on few-shot episodes, and their samplers."""
 
 from __future__ import annotations
 

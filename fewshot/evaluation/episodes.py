@@ -77,7 +77,7 @@ class Evaluation(NamedTuple):
     n_leaking_episodes: int
 
     def behind_best(self) -> dict[str, Standing]:
-        """Say of each method how far it lies behind the best one, paired episode by episode."""
+        """Compare each method with the best one, paired episode by episode."""
         return dict(zip(self.scores, behind_best([scores.accuracy for scores in self.scores.values()]), strict=True))
 
 
@@ -181,7 +181,7 @@ def evaluate_episodes(
 
 
 def em_warnings(n_collapsed: int, n_one_hot: int, n_episodes: int) -> tuple[str, ...]:
-    """Say what EM noticed, and what to change; nothing below one episode in a hundred."""
+    """Word the warnings of EM, and the setting to change; nothing below one episode in a hundred."""
     found = []
     if n_collapsed > 0.01 * n_episodes:
         found.append(

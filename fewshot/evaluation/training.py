@@ -70,7 +70,7 @@ class TrainingExperiment:
 
 
 class TrainingResult(NamedTuple):
-    """A trained model, and what it was trained on.
+    """A trained model, and its training data.
 
     Attributes
     ----------

@@ -181,7 +181,7 @@ def extractor(
     ----------
     name
         - ``FAMILY:NAME``, ``FAMILY``, or a bare name: ``efficientnet_lite0``, or any of timm's;
-        - a module or callable of one's own, from normalised images (b, 3, height, width) to (b, n_features).
+        - a module or callable, from normalised images (b, 3, height, width) to (b, n_features).
     weights
         A local file (folder for ``diffusers``); None takes the published weights, from the hub or a package;
         ``random`` leaves the network as it was initialised, the baseline.

@@ -205,7 +205,7 @@ class FeatureSet:
 
 
 def check_same_extractor(a: FeatureSet, b: FeatureSet, names: tuple[str, str]) -> None:
-    """Check that two pools do not come from different extractors; one that does not say which it had may pass.
+    """Check that two pools come from the same extractor; one without that information passes.
 
     Raises
     ------
@@ -228,7 +228,7 @@ def check_same_extractor(a: FeatureSet, b: FeatureSet, names: tuple[str, str]) -
 
 
 def check_same_source(a: Mapping[str, object], b: Mapping[str, object], names: tuple[str, str]) -> None:
-    """Check the same of what two pools, or a model and a pool, say of their ``source``."""
+    """Check the same of the ``source`` of two pools, or of a model and a pool."""
     keys = [source.get("extractor_key") for source in (a, b)]
     if None in keys or keys[0] == keys[1]:
         return

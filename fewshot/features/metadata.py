@@ -1,4 +1,4 @@
-"""What is known of an extractor before it is built: no weights are read, and no network is touched."""
+"""Metadata of an extractor, without building it: no weights are read, and nothing is downloaded."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ OPTION_MEANINGS: Mapping[str, str] = {
 
 
 class ExtractorFacts(NamedTuple):
-    """What is known of an extractor.
+    """Metadata of an extractor.
 
     Attributes
     ----------
@@ -67,7 +67,7 @@ class ExtractorFacts(NamedTuple):
 
 
 def extractor_facts(name: str) -> ExtractorFacts:
-    """Return what is known of an extractor: of its family only where no model is named, or what it needs is missing.
+    """Return the metadata of an extractor: of its family only where no model is named, or a requirement is missing.
 
     Raises
     ------

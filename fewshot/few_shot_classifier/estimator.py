@@ -206,7 +206,7 @@ class FewShotClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         Returns
         -------
         array or Tensor (n,)
-            In (0, 1]; small for what is none of the classes. Does not depend on the method or on the other rows.
+            In (0, 1]; small for rows of no known class. Does not depend on the method or on the other rows.
         """
         return like(X, self._p_values(self._queries(X)))
 
@@ -283,7 +283,7 @@ class FewShotClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         return known_p_values(scores, self.calibration_scores_)
 
     def _answered(self, features: Tensor, positions: Tensor) -> Tensor:
-        """Return positions in the names, one past the classes for what is none of them."""
+        """Return positions in the names, one past the classes for unknown rows."""
         return positions.masked_fill(self._is_unknown(features), len(self.classes_))
 
     def _named(self, X: ArrayLike, positions: Tensor) -> Any:  # noqa: N803

@@ -302,7 +302,7 @@ def save_training(path: str | os.PathLike[str], state: TrainingState) -> None:
 
 
 def load_training(path: str | os.PathLike[str]) -> TrainingState:
-    """Read what `save_training` wrote.
+    """Read a file of `save_training`.
 
     Raises
     ------

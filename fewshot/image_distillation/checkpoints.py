@@ -1,4 +1,4 @@
-"""What backbones start from: names of timm and files of weights, which say what architecture their tensors are of."""
+"""Initial weights of backbones: names of timm, and files whose tensors determine the architecture."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class DistillPlan:
         return self.settings.epochs * self.steps_per_epoch
 
     def identity(self) -> dict[str, object]:
-        """Return what two runs must share for one to resume the other, JSON-serialisable."""
+        """Return the settings that two runs must share for one to resume the other, as JSON values."""
         settings = self.settings
         return {
             "method": settings.method,
@@ -123,7 +123,7 @@ def _steps_per_epoch(n_images: int, batch_size: int) -> int:
     if batch_size % world_size():
         raise SettingError("{batch_size} must be a multiple of the {0} processes, got {1}", world_size(), batch_size)
     if n_images < 2:
-        raise SettingError("one image cannot be told from others: give {images} a folder of many")
+        raise SettingError("expected several images, got one: give {images} a folder of many")
     if n_images < batch_size:
         raise SettingError("{batch_size} must be at most the number of images, {0:,}, got {1}", n_images, batch_size)
     return n_images // batch_size

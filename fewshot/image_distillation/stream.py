@@ -195,7 +195,7 @@ class _Places:
 
 
 class _Parts(Dataset[_Part]):
-    """Parts of batches, by step and number: what is decoded and drawn in one go."""
+    """Parts of batches, by step and number: the unit of decoding and drawing."""
 
     def __init__(self, listed: ImageList, settings: ViewSettings, order: ImageOrder, cuts: list[range]) -> None:
         self._listed, self._settings, self._order, self._cuts = listed, settings, order, cuts
@@ -257,7 +257,7 @@ def _joined(batches: list[ViewBatch]) -> ViewBatch:
 
 
 def _prepare(settings: ViewSettings) -> None:
-    """Import what views are drawn with: here, once, and not in each worker."""
+    """Import the modules that draw views: here, once, and not in each worker."""
     require_torchvision(_WHAT)
     require_operations(settings)
 

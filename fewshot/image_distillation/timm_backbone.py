@@ -27,7 +27,7 @@ class TokenTrunk(nn.Module):
 
 
 def backbone_of(model: nn.Module, size: int, image: str) -> TokenBackbone:
-    """Take a model's final norm out of it, so that tokens are to be had before and after it; a CNN keeps its own.
+    """Separate a model's final norm, so that tokens before and after it are available; a CNN keeps its norm.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ def backbone_of(model: nn.Module, size: int, image: str) -> TokenBackbone:
     ------
     ValueError
         If the size is not one of whole patches, the model does not end in tokens or a map, or its tokens before the
-        final norm are not to be had.
+        final norm are not available.
     """
     check_size(model, (size, size))
     output = _output_of_ramp(model, size)
@@ -61,7 +61,7 @@ def backbone_of(model: nn.Module, size: int, image: str) -> TokenBackbone:
 
 @torch.no_grad()
 def _output_of_ramp(model: Any, size: int) -> Tensor:
-    """Return what a model's trunk makes of one image."""
+    """Return the trunk's output for one image."""
     output: Tensor = model.forward_features(torch.linspace(-1, 1, 3 * size * size).reshape(1, 3, size, size))
     return output
 
@@ -79,7 +79,7 @@ def _check_norm(model: nn.Module, norm: nn.Module, expected: Tensor, found: Tens
     if found.shape != expected.shape or not torch.allclose(found.detach(), expected, rtol=1e-4, atol=1e-5):
         raise ValueError(
             f"{type(model).__name__} does not end with its {type(norm).__name__} 'norm', so that its tokens before the "
-            "norm are not to be had: choose a ViT, a Swin or a CNN"
+            "norm are not available: choose a ViT, a Swin or a CNN"
         )
     if isinstance(norm, nn.Identity) and isinstance(getattr(model, "fc_norm", None), nn.LayerNorm):
         raise ValueError("this ViT has its final norm after pooling, its tokens none: pass the option fc_norm=False")

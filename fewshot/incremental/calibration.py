@@ -1,4 +1,4 @@
-"""Prototypes of few shots, put right by what the base classes know: TEEN, and an empirical Bayes rule of our own."""
+"""Calibration of few-shot prototypes by the base classes: TEEN, and an empirical Bayes rule of our own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _CHUNK = 1024
 
 
 class BasePrior(NamedTuple):
-    """What the base classes say of a new class before its first shot; every entry has shape (...).
+    """Prior of a new class, fitted on the base classes; every entry has shape (...).
 
     Attributes
     ----------
@@ -144,7 +144,7 @@ def calibrate_prototypes(
 def calibrated(
     anchors: Tensor, new: Tensor, softmax_scale: float, shift_weight: float, renormalize_delta: bool
 ) -> Tensor:
-    """Do what `calibrate_prototypes` says, for anchors (..., n_base, n_features) that are of unit length already."""
+    """Calibrate prototypes as `calibrate_prototypes` does, for anchors (..., n_base, n_features) of unit length."""
     unit = l2_normalize(new)
     delta = (softmax_scale * unit @ anchors.mT).softmax(-1) @ anchors
     if renormalize_delta:
@@ -308,7 +308,7 @@ def posterior_prototypes(
 
 
 def posterior_blend(new: Tensor, delta: Tensor, n_shots: Tensor, prior: BasePrior, restoration: float) -> Tensor:
-    """Do what `posterior_prototypes` says, from the weighted means ``delta`` (..., n_new, n_features) of the base."""
+    """Compute `posterior_prototypes` from the weighted means ``delta`` (..., n_new, n_features) of the base."""
     trace, prior_shots, gain, squared_norm, cross, squared_delta = (entry[..., None] for entry in prior)
     share = (n_shots / (n_shots + prior_shots)).sqrt()
     noise = share.square() * trace / n_shots

@@ -1,4 +1,4 @@
-"""Sums that say all there is to know of class means, kept class by class: shots may come in any order and number."""
+"""Sufficient statistics of class means, class by class: shots may come in any order and number."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ class ClassStatistics:
         return {"sums": self.sums, "counts": self.counts, "squares": self.squares, "is_base": self.is_base}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
         self._sums, self._counts = tensors["sums"].clone(), tensors["counts"].clone()
         self._squares, self._is_base = tensors["squares"].clone(), tensors["is_base"].clone()
         self.n_classes = len(self._counts)

@@ -1,4 +1,4 @@
-"""What classifiers of means and covariances share: the state, and tables made from it on use."""
+"""Base of classifiers by means and covariances: their state, and tables computed from it on use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scatter within classes, kept exactly as items come, and what is made of it."""
+"""Scatter within classes, updated exactly as items come, and covariances from it."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ _CHUNK = 8192
 class _ScatterStatistics(ClassStatistics, ABC):
     """Class statistics with scatters, Σ (x - μ)(x - μ)ᵀ, in float64.
 
-    Items are centred before they are multiplied, and a shift of the mean is added as a term of its own (Chan, Golub and
-    LeVeque 1983): nothing large is subtracted from anything large, so that features far from the origin lose nothing.
+    Items are centered before they are multiplied, and a shift of the mean is added as a term of its own (Chan, Golub
+    and LeVeque 1983): no large numbers are subtracted, so that features far from the origin lose no precision.
     In whatever order and parts items come, the scatter is the same up to rounding.
     """
 
@@ -45,7 +45,7 @@ class _ScatterStatistics(ClassStatistics, ABC):
         super().load({name: tensor[keep] for name, tensor in super().tensors().items()})
 
     def _deviations(self, rows: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
-        """Return vectors whose outer products add up to what the scatters grow by, and their classes.
+        """Return vectors whose outer products add up to the growth of the scatters, and their classes.
 
         These are each item less the mean of its class in this part, and √(n m / (n + m)) times the part's mean less the
         mean so far, for n items so far and m in the part.
@@ -98,7 +98,7 @@ class PooledScatter(_ScatterStatistics):
         return super().tensors() | {"scatter": self.scatter, "n_free": self.n_free}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
         super().load(tensors)
         self.scatter, self.n_free = tensors["scatter"].clone(), tensors["n_free"].clone()
 
@@ -146,7 +146,7 @@ class ClassScatters(_ScatterStatistics):
         return super().tensors() | {"scatters": torch.stack(kept) if kept else self._sums.new_zeros((0, size, size))}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
         super().load(tensors)
         kept = torch.nonzero(self.is_base)[:, 0].tolist() if self._base_only else range(self.n_classes)
         self._scatters = {position: row.clone() for position, row in zip(kept, tensors["scatters"], strict=True)}

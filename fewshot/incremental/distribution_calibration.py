@@ -115,7 +115,7 @@ class DistributionCalibration(CovarianceClassifier):
 
     - ``spread`` is added to the diagonal; there, to every entry of the covariance, which widens one direction only.
     - Base statistics are those of x̃, as shots are; there, of raw features, which lie elsewhere.
-    - Base classes are told apart too, from draws of their own; there, an episode has new classes only.
+    - Base classes are classified too, from draws of their own; there, an episode has new classes only.
 
     Source
     ------
@@ -233,7 +233,7 @@ class DistributionCalibration(CovarianceClassifier):
         return order
 
     def _draws(self, order: list[int]) -> Iterator[Tensor]:
-        """Yield what the regression sees of each class, (n, n_features): draws, and the shots of a new class."""
+        """Yield the training rows of each class, (n, n_features): draws, and the shots of a new class."""
         generator = torch.Generator().manual_seed(self._seed)
         pooled, is_base = self._statistics.pooled(), self._is_base().tolist()
         base_means = self._statistics.means()[self._is_base()]

@@ -174,7 +174,7 @@ class IncrementalClassifier(ClassifierMixin, StoredEstimator):  # type: ignore[m
         return like(scores, (self.logit_scale * torch.as_tensor(scores)).log_softmax(-1).exp())
 
     def predict(self, X: ArrayLike, *, reject: float | None = None, unknown: Hashable = None) -> Any:  # noqa: N803
-        """Name the class of each row, or say that it is none of these.
+        """Return the class of each row, or that of unknown rows.
 
         Parameters
         ----------
@@ -199,7 +199,7 @@ class IncrementalClassifier(ClassifierMixin, StoredEstimator):  # type: ignore[m
         return named(X, names, positions)
 
     def highest_score(self, X: ArrayLike) -> Any:  # noqa: N803
-        """Return each row's highest score, (n,): low for what is none of the classes."""
+        """Return each row's highest score, (n,): low for rows of no known class."""
         return like(X, self._best(self._queries(X))[0])
 
     def calibrate_rejection(self, X: ArrayLike, y: Labels, *, n_folds: int = 5, random_state: int = 0) -> Self:  # noqa: N803
@@ -290,7 +290,7 @@ class IncrementalClassifier(ClassifierMixin, StoredEstimator):  # type: ignore[m
 
     @abstractmethod
     def _set_state(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `_class_state` gave."""
+        """Restore the state that `_class_state` returned."""
 
     def _state(self) -> dict[str, Tensor]:
         known = {} if self._known_scores is None else {"known_scores": self._known_scores}

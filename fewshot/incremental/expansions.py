@@ -9,7 +9,7 @@ __all__ = ["median_distance", "rbf_features", "relu_features"]
 
 
 def relu_features(features: Tensor, projection: Tensor) -> Tensor:
-    """Project at random and keep what is positive: φ(x) = max(Wᵀx, 0).
+    """Random projection and rectification: φ(x) = max(Wᵀx, 0).
 
     Parameters
     ----------
@@ -34,13 +34,13 @@ def relu_features(features: Tensor, projection: Tensor) -> Tensor:
     return (features @ projection).relu()
 
 
-def rbf_features(features: Tensor, centres: Tensor, bandwidth: Tensor | float) -> Tensor:
-    """Compare with centres by a Gaussian kernel: φ_j(x) = exp(-‖x - m_j‖² / (2 σ²)).
+def rbf_features(features: Tensor, centers: Tensor, bandwidth: Tensor | float) -> Tensor:
+    """Compare with centers by a Gaussian kernel: φ_j(x) = exp(-‖x - m_j‖² / (2 σ²)).
 
     Parameters
     ----------
     features : Tensor (..., n, n_features)
-    centres : Tensor (n_expanded, n_features)
+    centers : Tensor (n_expanded, n_features)
         m.
     bandwidth : Tensor () or float
         σ, in units of the features.
@@ -48,11 +48,11 @@ def rbf_features(features: Tensor, centres: Tensor, bandwidth: Tensor | float) -
     Returns
     -------
     Tensor (..., n, n_expanded)
-        In [0, 1]; 1 at the centre.
+        In [0, 1]; 1 at the center.
 
     Notes
     -----
-    The same for features and centres that are moved alike, or scaled alike together with σ.
+    The same for features and centers that are moved alike, or scaled alike together with σ.
 
     Source
     ------
@@ -63,7 +63,7 @@ def rbf_features(features: Tensor, centres: Tensor, bandwidth: Tensor | float) -
     >>> rbf_features(torch.tensor([[0.0, 0.0]]), torch.tensor([[0.0, 0.0], [3.0, 4.0]]), 5.0)
     tensor([[1.0000, 0.6065]])
     """
-    return torch.exp(-torch.cdist(features, centres).square() / (2 * bandwidth**2))
+    return torch.exp(-torch.cdist(features, centers).square() / (2 * bandwidth**2))
 
 
 def median_distance(points: Tensor, *, n_points: int = 1000) -> Tensor:

@@ -103,7 +103,7 @@ class FeCAM(CovarianceClassifier):
     Differs from the authors' code, and why:
 
     - μ_c is the mean of x̃ (as in Avalanche), not the power of the mean of x: it is the mean that R_c is taken about.
-    - The common covariance is that within classes. There, items of a task are pooled without being centred on their
+    - The common covariance is that within classes. There, items of a task are pooled without being centered on their
       class, so that the result depends on which classes arrive together.
     - R_c divides by standard deviations, as in the paper. Two later re-implementations call ``corrcoef`` on the
       covariance, which correlates its rows.

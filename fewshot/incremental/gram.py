@@ -167,7 +167,7 @@ class GramStatistics:
         return {"gram": self._gram, **self.classes.tensors()}
 
     def load(self, tensors: dict[str, Tensor]) -> None:
-        """Put back what `tensors` gave."""
+        """Restore the state that `tensors` returned."""
         self._gram = tensors["gram"].clone()
         self.classes.load(tensors)
         self._solution = None

@@ -50,7 +50,7 @@ class StreamingLDA(CovarianceClassifier):
 
     Differs from the authors' code, and why:
 
-    - Σ is exact. There, the first item of a class is centred on zero, and items are weighted by the count of all items
+    - Σ is exact. There, the first item of a class is centered on zero, and items are weighted by the count of all items
       in place of their class's: on 20 classes of 5 shots the trace is ten times too large and depends on the order.
     - ε is relative to the mean variance, as in scikit-learn; ε I makes the result depend on the features' unit.
     - A Cholesky factor, not ``pinv``: a singular Σ is an error, not an answer.

@@ -22,7 +22,7 @@ METRICS = ("cosine", "euclidean")
 
 
 class PrototypeClassifier(IncrementalClassifier):
-    """What classifiers of one vector per class share: sums, and a table of vectors made from them on use."""
+    """Base of classifiers by one vector per class: sums, and a table of vectors computed from them on use."""
 
     metric: str = "cosine"
     normalize_before_mean: bool
@@ -43,7 +43,7 @@ class PrototypeClassifier(IncrementalClassifier):
                 )
 
     def _learn(self, features: Tensor, index: Tensor, n_classes: int, *, base: bool) -> None:
-        items = l2_normalize(self._centred(features)) if self.normalize_before_mean else features
+        items = l2_normalize(self._centered(features)) if self.normalize_before_mean else features
         known_base = self._statistics.is_base
         is_base_changed = base or bool(known_base[index[index < len(known_base)]].any())
         self._statistics.add(items, index, n_classes, base=base)
@@ -72,7 +72,7 @@ class PrototypeClassifier(IncrementalClassifier):
         return table.vectors
 
     def _shared(self) -> Any:
-        """Return what all vectors depend on; it changes with the base session only."""
+        """Return the quantity that all vectors depend on; it changes with the base session only."""
         return None
 
     @abstractmethod
@@ -80,24 +80,24 @@ class PrototypeClassifier(IncrementalClassifier):
         """Return the vectors (k, n_features) of some classes."""
 
     def _prototypes(self, index: Tensor) -> Tensor:
-        """Return the centred means (k, n_features) of some classes."""
+        """Return the centered means (k, n_features) of some classes."""
         means = self._statistics.means(index).to(self.dtype_)
-        return means if self.normalize_before_mean else self._centred(means)
+        return means if self.normalize_before_mean else self._centered(means)
 
-    def _centred(self, rows: Tensor) -> Tensor:
+    def _centered(self, rows: Tensor) -> Tensor:
         if self.center is None:
             return rows
-        if self._table.centre is None:
-            self._table.centre = self._base_mean() if isinstance(self.center, str) else torch.as_tensor(self.center)
-        return rows - self._table.centre.to(rows)
+        if self._table.center is None:
+            self._table.center = self._base_mean() if isinstance(self.center, str) else torch.as_tensor(self.center)
+        return rows - self._table.center.to(rows)
 
     def _base_mean(self) -> Tensor:
         base = self._statistics.is_base
         return self._statistics.sums[base].sum(0) / self._statistics.counts[base].sum().clamp(min=1)
 
     def _embed(self, features: Tensor) -> Tensor:
-        """Return rows as they meet the vectors: centred, of unit length."""
-        return l2_normalize(self._centred(features.to(self.dtype_)))
+        """Return rows as they meet the vectors: centered, of unit length."""
+        return l2_normalize(self._centered(features.to(self.dtype_)))
 
     def _scores(self, features: Tensor) -> Tensor:
         return self._embed(features) @ self._weights().mT
@@ -125,14 +125,14 @@ class _Table:
         self.n_rows = 0
         self.stale: set[int] = set()
         self.shared: Any = None
-        self.centre: Tensor | None = None
+        self.center: Tensor | None = None
 
     @property
     def vectors(self) -> Tensor:
         return self._rows[: self.n_rows]
 
     def clear(self) -> None:
-        self.n_rows, self.stale, self.centre = 0, set(), None
+        self.n_rows, self.stale, self.center = 0, set(), None
 
     def put(self, index: Tensor, vectors: Tensor, n_rows: int) -> None:
         if n_rows > len(self._rows):
@@ -203,7 +203,7 @@ class NearestClassMean(PrototypeClassifier):
             raise ValueError("shot_debias corrects cosines: set metric='cosine', or shot_debias=False")
 
     def _embed(self, features: Tensor) -> Tensor:
-        return super()._embed(features) if self.metric == "cosine" else self._centred(features.to(self.dtype_))
+        return super()._embed(features) if self.metric == "cosine" else self._centered(features.to(self.dtype_))
 
     def _shared(self) -> Tensor:
         return self._statistics.within_trace().nan_to_num(0.0).to(self.dtype_)

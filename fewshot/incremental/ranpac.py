@@ -73,7 +73,7 @@ def held_out_ridge(
 
 
 def _squared_error(rest: GramStatistics, held_out: GramStatistics, ridge: float) -> float:
-    """Return ‖HW - Y‖² = tr WᵀGW - 2 tr WᵀQ + n over what is held out, infinite where W cannot be solved."""
+    """Return ‖HW - Y‖² = tr WᵀGW - 2 tr WᵀQ + n on the held-out part, infinite where W cannot be solved."""
     try:
         W = ridge_solution(*rest.weighted(), ridge)  # noqa: N806
     except ValueError:

@@ -21,7 +21,7 @@ EXPANSIONS = ("none", "rbf", "relu")
 
 
 class RidgeState(NamedTuple):
-    """What the recursion hands on.
+    """State of the recursion.
 
     Attributes
     ----------
@@ -76,7 +76,7 @@ def recursive_ridge_update(state: RidgeState, features: Tensor, targets: Tensor)
 
 
 class RidgeClassifier(IncrementalClassifier):
-    """What classifiers by ridge regression on expanded features share: sums, solved on use."""
+    """Base of classifiers by ridge regression on expanded features: sums, solved on use."""
 
     balanced: bool
     random_state: int
@@ -99,11 +99,11 @@ class RidgeClassifier(IncrementalClassifier):
         ------
         ValueError
             If a label is not known, its class has fewer rows, or its last ones are not those that were learned. That
-            rows were learned cannot be told as long as others of their class are left.
+            rows were learned cannot be verified as long as others of their class are left.
 
         Notes
         -----
-        What the base session fixed (kernel centres, a ridge chosen by ``auto``) stays.
+        What the base session fixed (kernel centers, a ridge chosen by ``auto``) stays.
         """
         check_is_fitted(self, "_index")
         features, labels = self._labelled(X, y, reset=False)
@@ -129,7 +129,7 @@ class RidgeClassifier(IncrementalClassifier):
 
     @abstractmethod
     def _prepare(self, features: Tensor, index: Tensor) -> None:
-        """Fix, from the first items, what `_expand` needs, in ``self._fixed``."""
+        """Set the constants of `_expand` from the first items, in ``self._fixed``."""
 
     @abstractmethod
     def _expand(self, features: Tensor) -> Tensor:
@@ -191,25 +191,25 @@ class RecursiveRidge(RidgeClassifier):
     ridge : float
         λ; 0.1, the default of the original's command line.
     expansion : {"none", "rbf", "relu"}
-        ``rbf`` compares with centres drawn from the base session's items: `rbf_features`, GKEAL. ``relu`` projects at
+        ``rbf`` compares with centers drawn from the base session's items: `rbf_features`, GKEAL. ``relu`` projects at
         random: `relu_features`, ACIL.
     n_expanded : int
         Expanded features; for ``rbf`` at most as many as there are base items. The original's 8192 take 0.5 GB for the
         sums, and thrice that while solving; 2000 take 32 MB.
     bandwidth : float or "median"
         σ of ``rbf``. The original's comfortable range is 5 to 15, for the features of its own networks; ``median`` is
-        the median distance between centres, whatever the scale of the features.
+        the median distance between centers, whatever the scale of the features.
     balanced : bool
         Let the base classes and the new ones count by the number of classes, not of items: see Notes.
     random_state : int
-        Decides projection or centres.
+        Decides projection or centers.
     logit_scale : float
         Multiplies scores, near 0 or 1 for items learned, in `predict_proba`.
 
     Notes
     -----
     Equal to ridge regression without intercept on all items learned, in whatever order and parts they came: sums of φφᵀ
-    and φ are all that is kept, in float64. The exception is ``rbf``, whose centres are drawn from the first call's
+    and φ are all that is kept, in float64. The exception is ``rbf``, whose centers are drawn from the first call's
     items, be it `fit` or `partial_fit`: let the whole base session come in it. λ may be changed at any time by
     ``set_params(ridge=...)``.
 
@@ -225,8 +225,8 @@ class RecursiveRidge(RidgeClassifier):
     factor of all weights is one of λ: these average to 1, and the base session alone is as without.
 
     Different from the original: sums and a Cholesky factor in place of the recursion `recursive_ridge_update`, of which
-    the result is the same; centres are drawn from all base items, where the original permutes the first ``n_expanded``
-    alone; and with fewer items than ``n_expanded``, each is a centre, where the original adds combinations of items
+    the result is the same; centers are drawn from all base items, where the original permutes the first ``n_expanded``
+    alone; and with fewer items than ``n_expanded``, each is a center, where the original adds combinations of items
     under random weights, which may be of any size.
 
     Few-shot classes are scored low by a linear head, since nearly all items say that they are something else: see
@@ -286,10 +286,10 @@ class RecursiveRidge(RidgeClassifier):
             self._fixed = {"projection": ((2 * draws - 1) / n_features**0.5).to(features.device)}
         if self.expansion == "rbf":
             drawn = torch.randperm(n_items, generator=self._generator())[: self.n_expanded]
-            centres = features[drawn.to(features.device)].double()
+            centers = features[drawn.to(features.device)].double()
             median = isinstance(self.bandwidth, str)
-            bandwidth = median_distance(centres) if median else centres.new_tensor(float(self.bandwidth))
-            self._fixed = {"centres": centres, "bandwidth": bandwidth}
+            bandwidth = median_distance(centers) if median else centers.new_tensor(float(self.bandwidth))
+            self._fixed = {"centres": centers, "bandwidth": bandwidth}
 
     def _expand(self, features: Tensor) -> Tensor:
         if self.expansion == "relu":

@@ -17,7 +17,7 @@ __all__ = ["TEEN"]
 
 
 class _Base(NamedTuple):
-    """The base classes' unit prototypes, their lengths, and what is learned from them for ``auto``."""
+    """Unit prototypes of the base classes, their lengths, and the prior fitted on them for ``auto``."""
 
     anchors: Tensor
     norms: Tensor

@@ -260,7 +260,7 @@ def with_precision(likelihood: GaussianDirect | GaussianGram, precision: Tensor)
 
 
 def _debiasing(nearest: Tensor, counts: Tensor) -> Tensor:
-    """Return what undoes the sampling error of the prototypes: a residual's variance is 1 + 1/n of the items'."""
+    """Return the correction for the prototypes' sampling error: a residual's variance is 1 + 1/n of the items'."""
     return (1 + nearest @ counts.reciprocal()[..., None]).rsqrt()
 
 

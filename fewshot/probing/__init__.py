@@ -1,4 +1,4 @@
-"""What frozen features are worth: post-processing, linear probes, neighbours and retrieval on cached features."""
+"""Evaluation of frozen features: post-processing, linear probes, neighbours and retrieval on cached features."""
 
 from fewshot_episodes.stratified import stratified_split
 

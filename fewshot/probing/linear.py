@@ -30,7 +30,7 @@ REDUCTIONS = ("sum", "max", "mean")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LinearProbe:
-    """What a linear classifier has learned: margins w·x + b, and what they say of the classes.
+    """A fitted linear classifier: margins w·x + b, and the scores of the classes.
 
     Attributes
     ----------
@@ -166,7 +166,7 @@ class LinearSVM:
         return LinearProbe(torch.from_numpy(weights), torch.from_numpy(bias), n_classes, is_one_vs_one)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         bias = "" if self.has_bias else ", no bias"
         return f"linear SVM, {self.loss} loss, {self.multi_class}, C = {self.c:g}{bias}"
 
@@ -247,7 +247,7 @@ def pairwise_votes(margins: Tensor, n_classes: int) -> Tensor:
 
 
 def _vote_scores(margins: Tensor, n_classes: int) -> Tensor:
-    """Return votes, those that tie told apart by the sum of a class's margins, brought to (-1/3, 1/3)."""
+    """Return votes, ties broken by the sum of a class's margins, mapped to (-1/3, 1/3)."""
     first, second = torch.triu_indices(n_classes, n_classes, 1, device=margins.device)
     totals = margins.new_zeros((*margins.shape[:-1], n_classes))
     totals = totals.index_add(-1, second, margins).index_add(-1, first, -margins)

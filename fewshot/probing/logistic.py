@@ -119,7 +119,7 @@ class LogisticRegression:
         return _probe(self._solver(c).fit(rows, targets), n_classes), c
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         if len(self.c_grid) == 1:
             return f"multinomial logistic regression, C = {self.c_grid[0]:g}"
         share = f"{100 * self.held_out_fraction:g} %"
@@ -152,7 +152,7 @@ class LogisticRegression:
 
 
 def _probe(solved: Any, n_classes: int) -> LinearProbe:
-    """Return what was learned; of two classes scikit-learn keeps the difference, which is split evenly here."""
+    """Return the fitted classifier; of two classes scikit-learn keeps the difference, which is split evenly here."""
     weights, bias = torch.from_numpy(solved.coef_), torch.from_numpy(solved.intercept_)
     if n_classes == 2:
         weights, bias = torch.cat([-weights, weights]) / 2, torch.cat([-bias, bias]) / 2

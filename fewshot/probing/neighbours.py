@@ -115,7 +115,7 @@ def nearest_rows(similarities: Tensor, k: int) -> Tensor:
 
 
 def _within(n_neighbours: Sequence[int], n_there: int) -> list[int]:
-    """Check the numbers of neighbours, and cut them to what is there."""
+    """Check the numbers of neighbours, and limit them to the number of rows."""
     if not n_neighbours:
         raise ValueError("n_neighbours must hold at least one number, got none")
     for k in n_neighbours:

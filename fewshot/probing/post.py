@@ -31,10 +31,10 @@ class Step(Protocol):
     """The settings of a step."""
 
     def fit(self, features: Tensor) -> FittedStep:
-        """Learn what there is to learn from training features (n, n_features)."""
+        """Fit the step to training features (n, n_features)."""
 
     def describe(self) -> str:
-        """Say in a few words what it does."""
+        """Describe the step in a few words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class L2:
         return l2_normalize(widened(features))
 
     def describe(self) -> str:
-        """Say in a few words what it does."""
+        """Describe the step in a few words."""
         return "L2-normalised"
 
 
@@ -99,13 +99,13 @@ class SignedPower:
         return x.sign() * x.abs().pow(self.p)
 
     def describe(self) -> str:
-        """Say in a few words what it does."""
+        """Describe the step in a few words."""
         return f"signed power {self.p:g}"
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Affine:
-    """What PCA and standardisation come to: scale · U (x - m).
+    """Affine form of PCA and standardisation: scale · U (x - m).
 
     Attributes
     ----------
@@ -122,8 +122,8 @@ class Affine:
     def __call__(self, features: Tensor) -> Tensor:
         """Transform features (..., n_features)."""
         x = check_same_width("features", widened(features), len(self.mean))
-        centred = x - self.mean.to(x)
-        projected = centred if self.directions is None else centred @ self.directions.to(x).mT
+        centered = x - self.mean.to(x)
+        projected = centered if self.directions is None else centered @ self.directions.to(x).mT
         return projected * self.scale.to(x)
 
 
@@ -140,7 +140,7 @@ class Standardise:
         return Affine(mean, None, variance.rsqrt().masked_fill(is_constant, 0.0))
 
     def describe(self) -> str:
-        """Say in a few words what it does."""
+        """Describe the step in a few words."""
         return "standardised"
 
 
@@ -211,14 +211,14 @@ class PCA:
         return Affine(mean, directions[: self.n_components], scale)
 
     def describe(self) -> str:
-        """Say in a few words what it does."""
+        """Describe the step in a few words."""
         whitened = f", whitened{f' (eps {self.eps:g})' if self.eps else ''}" if self.whiten else ""
         return f"PCA to {self.n_components}{whitened}"
 
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """Steps one after the other, each fitted on what the ones before it make of the training features.
+    """Chain of steps, each fitted on the training features as the previous steps transform them.
 
     Examples
     --------
@@ -241,7 +241,7 @@ class Chain:
         return FittedChain(tuple(fitted))
 
     def describe(self) -> str:
-        """Say in a few words what it does."""
+        """Describe the step in a few words."""
         return ", ".join(step.describe() for step in self.steps) or "features as they are"
 
 
@@ -260,7 +260,7 @@ class FittedChain:
 
 
 def _sum_over_rows(features: Tensor, summand: Callable[[Tensor], Tensor]) -> Tensor:
-    """Add up, in float64, what ``summand`` makes of a few thousand rows at a time."""
+    """Sum ``summand`` over the rows, in float64, a few thousand at a time."""
     return reduce(torch.add, (summand(rows.double()) for rows in torch.split(features, _N_ROWS)))
 
 

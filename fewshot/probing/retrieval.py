@@ -15,7 +15,7 @@ __all__ = ["RetrievalScores", "ranking_scores", "retrieval_scores", "set_distanc
 
 
 class RetrievalScores(NamedTuple):
-    """What each query found; float64, NaN for a query that has nothing to find.
+    """Retrieval scores of each query; float64, NaN for a query without a relevant item.
 
     Attributes
     ----------
@@ -53,7 +53,7 @@ def retrieval_scores(
     is_leave_one_out: bool = False,
     batch_size: int = 256,
 ) -> RetrievalScores:
-    """Rank a gallery by Euclidean distance to each query, and say how early items of its class come.
+    """Rank a gallery by Euclidean distance to each query, and score the ranks of its class's items.
 
     Parameters
     ----------

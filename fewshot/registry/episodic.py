@@ -44,7 +44,7 @@ METHODS: dict[str, Entry[Method]] = {
         "episodic:LaplacianShot", "nearest prototype, neighbouring queries drawn together", "LSHOT"
     ),
     "pt-map": _transductive(
-        "episodic:PTMAP", "optimal transport to moving class centres, class shares estimated", "PTMAP"
+        "episodic:PTMAP", "optimal transport to moving class centers, class shares estimated", "PTMAP"
     ),
     "pt-map-balanced": _transductive(
         "episodic:PTMAP", "the same as published: as many queries of each class", "PTMAP", prior="balanced"

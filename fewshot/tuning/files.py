@@ -1,4 +1,4 @@
-"""Tuned settings ⇄ disk: a JSON file that says which, on what they were chosen, and what else was tried."""
+"""Tuned settings ⇄ disk: a JSON file of the chosen settings, their validation classes, and all candidates."""
 
 from __future__ import annotations
 

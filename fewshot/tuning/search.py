@@ -27,7 +27,7 @@ _N_AT_ONCE = 4
 
 
 class Score(NamedTuple):
-    """What one candidate reached.
+    """Scores of one candidate.
 
     Attributes
     ----------
@@ -223,7 +223,7 @@ def _built(method: str, device: torch.device) -> Method:
 def _counted(
     progress: TuningProgress | None, regime: str, n_before: int, n_methods: int
 ) -> Callable[[int, Mapping[str, float]], None] | None:
-    """Return what counts an episode once for each candidate."""
+    """Return the progress callback that counts an episode once for each candidate."""
     if progress is None:
         return None
     return lambda n_done, means: progress(regime, n_before + n_done * n_methods)

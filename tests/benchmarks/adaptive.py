@@ -1,6 +1,6 @@
 """The recipe of adaptive UNEM: ``python -m tests.benchmarks.adaptive --data DIR --out FILE`` learns and writes it.
 
-Episodes of the first half of the classes of real feature sets, as they are, normalised, centred and normalised, and
+Episodes of the first half of the classes of real feature sets, as they are, normalised, centered and normalised, and
 projected to few dimensions; every batch of a regime of its own: shots, ways, queries, and how many of the classes
 these come from. The digits of scikit-learn, and the other half of the classes, are left for testing
 (`tests.benchmarks.regimes`).
@@ -22,7 +22,7 @@ from fewshot.prototypes import l2_normalize
 from fewshot.shipped import save_unem_adaptive
 from tests.benchmarks.presets import pools
 
-VARIANTS = ("raw", "raw", "raw", "unit", "centred", "projected")
+VARIANTS = ("raw", "raw", "raw", "unit", "centered", "projected")
 SHOTS = (1, 1, 2, 3, 5, 5, 10, 20)
 WAYS = (2, 3, 5, 5, 10, 20, 20)
 QUERIES = (10, 20, 40, 75, 75, 75, 150)
@@ -37,7 +37,7 @@ def variant(kind: str, features: torch.Tensor, generator: torch.Generator) -> to
         return features
     if kind == "unit":
         return l2_normalize(features)
-    if kind == "centred":
+    if kind == "centered":
         return l2_normalize(features - features.mean(0))
     return features @ torch.randn(features.shape[1], 64, generator=generator)
 

@@ -142,7 +142,7 @@ def images(options: argparse.Namespace) -> None:
     side = options.size or pool.train.shape[1]
     flat = [torch.tensor(of).flatten(1).float() for of in (pool.gallery, pool.query)]
     mean = torch.cat(flat).mean(0)
-    print("raw pixels, centred:", accuracy(*(unit(of - mean) for of in flat), pool), flush=True)
+    print("raw pixels, centered:", accuracy(*(unit(of - mean) for of in flat), pool), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         for i, pixels in enumerate(pool.train):
             Image.fromarray(pixels).save(f"{folder}/{i:06d}.png")

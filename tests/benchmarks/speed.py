@@ -34,8 +34,8 @@ def synthetic_pool(n_classes: int, per_class: int, n_features: int) -> tuple[tor
     """Return ReLU-like features of weakly separated classes, as peers' speed tables use."""
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(n_classes).repeat_interleave(per_class)
-    centres = 0.2 * torch.randn(n_classes, n_features, generator=generator)
-    return torch.relu(centres[labels] + torch.randn(len(labels), n_features, generator=generator)), labels
+    centers = 0.2 * torch.randn(n_classes, n_features, generator=generator)
+    return torch.relu(centers[labels] + torch.randn(len(labels), n_features, generator=generator)), labels
 
 
 def rows(progress: Callable[[str], None]) -> list[Row]:

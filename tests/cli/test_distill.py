@@ -382,7 +382,7 @@ def test_archives_are_trained_and_scored_on(images: Path, out: Path, tmp_path: P
 
 def test_one_image_is_no_folder_of_images(out: Path, tmp_path: Path) -> None:
     alone = write(tmp_path / "alone", {"owl": 1})
-    message = "Error: one image cannot be told from others: give --images a folder of many"
+    message = "Error: expected several images, got one: give --images a folder of many"
     assert fails(1, *bare(alone, out)) == message
 
 

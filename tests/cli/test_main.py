@@ -354,10 +354,10 @@ def test_simpleshot_subtracts_the_mean_of_base_features(tmp_path: Path) -> None:
     words = ("--n-shot", 1, "--n-episodes", 50, "--method", "simpleshot")
     here = document("episode", "--features", "digits", *words, "--base-features", "digits")["results"][0]
     there = document("episode", "--features", shifted, *words, "--base-features", shifted)["results"][0]
-    uncentred = document("episode", "--features", shifted, *words)["results"][0]
-    assert here["settings"] == "centred on the base mean, L2-normalised features"
+    uncentered = document("episode", "--features", shifted, *words)["results"][0]
+    assert here["settings"] == "centered on the base mean, L2-normalised features"
     assert there["accuracy"] == pytest.approx(here["accuracy"], abs=1e-3)
-    assert uncentred["accuracy"] != pytest.approx(here["accuracy"], abs=1e-3)
+    assert uncentered["accuracy"] != pytest.approx(here["accuracy"], abs=1e-3)
 
 
 def test_base_features_must_fit_and_be_of_use(tmp_path: Path) -> None:

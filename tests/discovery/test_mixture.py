@@ -30,11 +30,11 @@ def make_pool(seed=0, *, n=60, n_features=3, n_components=4, n_known=2, separati
     rng = np.random.default_rng(seed)
     truth = np.concatenate([np.arange(n_components), rng.integers(0, n_components, n - n_components)])
     shapes = rng.normal(size=(n_components, n_features, n_features)) / np.sqrt(n_features)
-    centres = separation * rng.normal(size=(n_components, n_features)) + 5
+    centers = separation * rng.normal(size=(n_components, n_features)) + 5
     noise = np.einsum("nd,nde->ne", rng.normal(size=(n, n_features)), shapes[truth])
     labels = np.where((truth < n_known) & ((rng.random(n) < 0.5) | (np.arange(n) < n_components)), truth, -1)
     partition = np.where(labels >= 0, labels, np.where(rng.random(n) < 0.6, truth, rng.integers(0, n_components, n)))
-    features = torch.from_numpy(centres[truth] + noise + 0.3 * rng.normal(size=(n, n_features))).to(dtype)
+    features = torch.from_numpy(centers[truth] + noise + 0.3 * rng.normal(size=(n, n_features))).to(dtype)
     return features, torch.from_numpy(labels), torch.from_numpy(partition)
 
 
@@ -168,9 +168,9 @@ def test_densities_are_those_of_the_full_covariances(form):
 def test_low_rank_of_all_factors_finds_the_full_gaussian():
     features, labels, partition = make_pool(6, n=80, n_components=1, n_known=0)
     found = start_and_fit(features, labels, partition, 1, form="low-rank", rank=2, n_steps=200, tolerance=0)
-    centred = features - features.mean(0)
+    centered = features - features.mean(0)
     covariance = full_covariances("low-rank", found.state)[0]
-    torch.testing.assert_close(covariance, centred.mT @ centred / 80, rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(covariance, centered.mT @ centered / 80, rtol=1e-3, atol=1e-3)
 
 
 # P4: the three edges of semi-supervision

@@ -200,7 +200,7 @@ def test_two_covariance_takes_what_is_above_the_spread_within():
 
 
 def _four_classes(n=24):
-    """Return centred rows of four classes six apart, each with a shape of its own, and labels of half of them."""
+    """Return centered rows of four classes six apart, each with a shape of its own, and labels of half of them."""
     rng = np.random.default_rng(1)
     truth = np.repeat(np.arange(4), n)
     scales = np.exp(0.5 * rng.normal(size=(4, 4)))

@@ -249,7 +249,7 @@ def test_a_number_that_cannot_be_reached_stops_short():
 
 
 def _around(*centers, n=20, spread=1.0):
-    """Return ``n`` rows round each centre, and the number of the centre of each."""
+    """Return ``n`` rows round each center, and the number of the center of each."""
     rng = np.random.default_rng(0)
     owners = np.repeat(np.arange(len(centers)), n)
     rows = np.array(centers, dtype=float)[owners] + spread * rng.normal(size=(len(owners), len(centers[0])))
@@ -457,8 +457,8 @@ def test_what_may_leave_starts_on_one_side_of_the_labelled_rows():
 def test_parting_is_the_loop():
     rng = np.random.default_rng(0)
     rows = rng.exponential(size=(50, 2)) ** 2 * [5.0, 1.0]
-    centred = rows - rows.mean(0)
-    side = centred @ np.linalg.eigh(centred.T @ centred)[1][:, -1] > 0
+    centered = rows - rows.mean(0)
+    side = centered @ np.linalg.eigh(centered.T @ centered)[1][:, -1] > 0
     n_moving = 0
     for _ in range(10):
         centers = np.stack([rows[~side].mean(0), rows[side].mean(0)])

@@ -322,7 +322,7 @@ def test_only_a_mugs_student_predicts():
         assert teacher.predictor is None
 
 
-def test_cmd_moves_each_centre_towards_its_own_logits():
+def test_cmd_moves_each_center_towards_its_own_logits():
     method = make_method("cmd")
     outputs, _ = run_step(method, make_batch("cmd"))
     method.remember(outputs)

@@ -43,8 +43,8 @@ TABLE = {
 
 @pytest.mark.parametrize("n_prototypes", TABLE)
 def test_losses_of_collapsed_clustering(n_prototypes):
-    uniform, one_hot, centred = collapse_losses(n_prototypes)
-    assert (round(uniform, 4), round(one_hot, 4), round(centred, 3)) == TABLE[n_prototypes]
+    uniform, one_hot, centered = collapse_losses(n_prototypes)
+    assert (round(uniform, 4), round(one_hot, 4), round(centered, 3)) == TABLE[n_prototypes]
 
 
 @pytest.mark.parametrize("temperature", [0.1, 0.25])
@@ -57,7 +57,7 @@ def test_collapsed_students_have_these_losses(n_prototypes, temperature):
     pairs = {
         "uniform": (sure, nothing),
         "one_hot": (sure, one),
-        "one_hot_centred": (nothing.log_softmax(-1), one),
+        "one_hot_centered": (nothing.log_softmax(-1), one),
     }
     wanted = collapse_losses(n_prototypes, temperature)._asdict()
     for name, (log_teacher, logits) in pairs.items():
@@ -199,7 +199,7 @@ def test_a_network_at_random_is_no_alarm_and_its_recovery_neither():
             {"image": 0.0233},
             None,
             "the loss 'image' stays at 0.0233, that of a student that gives all images one prototype, as the teacher "
-            "does: raise the teacher's temperature, see that the centre is updated, or lower the learning rate",
+            "does: raise the teacher's temperature, see that the center is updated, or lower the learning rate",
         ),
         (
             {"group": 10.0030},
@@ -229,7 +229,7 @@ def test_a_network_at_random_is_no_alarm_and_its_recovery_neither():
             {},
             HEALTHY._replace(teacher_divergence=0.0002),
             "the teacher's assignments of images differ by 0.0002 nats, under 0.001: "
-            "raise the teacher's temperature, see that the centre is updated, or lower the learning rate",
+            "raise the teacher's temperature, see that the center is updated, or lower the learning rate",
         ),
     ],
 )

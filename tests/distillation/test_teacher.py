@@ -1,4 +1,4 @@
-"""The teacher, its centre, schedules and the optimiser's parts: closed forms, and what must not move by a bit."""
+"""The teacher, its center, schedules and the optimiser's parts: closed forms, and what must not move by a bit."""
 
 from __future__ import annotations
 
@@ -150,11 +150,11 @@ def test_momentum_out_of_range_is_an_error():
         update_teacher(Network(1), Network(2), 1.5)
 
 
-# The centre
+# The center
 
 
 @given(st.integers(1, 6), MOMENTA, SEEDS)
-def test_the_centre_is_the_average_of_batch_means(n_steps, momentum, seed):
+def test_the_center_is_the_average_of_batch_means(n_steps, momentum, seed):
     center = Center(3, momentum).double()
     means = []
     for step in range(n_steps):
@@ -167,7 +167,7 @@ def test_the_centre_is_the_average_of_batch_means(n_steps, momentum, seed):
     assert bool(((center.center >= every.amin(0) - 1e-12) & (center.center <= every.amax(0) + 1e-12)).all())
 
 
-def test_the_centre_is_float32_saved_and_out_of_the_gradients_reach():
+def test_the_center_is_float32_saved_and_out_of_the_gradients_reach():
     center = Center(3)
     center.update(torch.full((4000, 3), 30.0, dtype=torch.float16, requires_grad=True))
     torch.testing.assert_close(center.center, torch.full((3,), 3.0))  # the sum is out of half precision's range

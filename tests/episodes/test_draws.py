@@ -140,8 +140,8 @@ def test_dirichlet_shares_have_dirichlet_moments(concentration):
     mean = a / a.sum()
     covariance = (torch.diag(mean) - mean.outer(mean)) / (a.sum() + 1)
     assert bool(((shares.mean(0) - mean).abs() < 4 * (covariance.diag() / n).sqrt()).all())
-    centred = shares - mean
-    products = centred[:, :, None] * centred[:, None, :]
+    centered = shares - mean
+    products = centered[:, :, None] * centered[:, None, :]
     assert bool(((products.mean(0) - covariance).abs() < 4 * products.std(0) / n**0.5 + 1e-12).all())
     np.testing.assert_allclose(shares.sum(-1), 1.0, atol=1e-14)
 

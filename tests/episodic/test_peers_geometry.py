@@ -35,8 +35,8 @@ def gap(found, expected):
 
 @settings(max_examples=12)
 @given(episodes(), st.sampled_from([0, 1, 2, 40]), st.sampled_from([3.0, 10.0]), st.booleans())
-def test_bd_cspn_equals_its_loop(episode, n_confident, scale, is_centred):
-    center = episode.query.mean(0) / 3 if is_centred else None
+def test_bd_cspn_equals_its_loop(episode, n_confident, scale, is_centered):
+    center = episode.query.mean(0) / 3 if is_centered else None
     expected = bd_cspn_loops.bd_cspn(
         *numpy_of(episode),
         epsilon=scale,
@@ -70,8 +70,8 @@ def test_a_shift_of_all_queries_is_undone_where_classes_are_balanced():
 
 @settings(max_examples=12)
 @given(episodes(), st.sampled_from([1, 3, 40]), st.sampled_from([0.0, 0.7, 2.0]), st.booleans(), st.booleans())
-def test_laplacian_shot_equals_its_loop(episode, n_neighbours, weight, is_rectified, is_centred):
-    center = episode.query.mean(0) / 3 if is_centred else None
+def test_laplacian_shot_equals_its_loop(episode, n_neighbours, weight, is_rectified, is_centered):
+    center = episode.query.mean(0) / 3 if is_centered else None
     expected = laplacian_shot_loops.laplacian_shot(
         *numpy_of(episode),
         weight=weight,

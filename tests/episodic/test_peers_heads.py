@@ -14,7 +14,7 @@ from fewshot.episodic.linear_head import CosineHead, LogisticHead
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.solvers.adam import adam
 from fewshot.episodic.solvers.logistic_dual import fit_logistic_dual
-from fewshot.episodic.solvers.prototype_descent import centred_unit_episode, logit_gradient
+from fewshot.episodic.solvers.prototype_descent import centered_unit_episode, logit_gradient
 from fewshot.episodic.tim import TimADM, TimGD, adm_assignments
 from fewshot.episodic.transductive_fine_tuning import TransductiveFineTuning
 from fewshot.prototypes import one_hot
@@ -202,9 +202,9 @@ def test_one_class_of_queries_is_split_by_tim_and_not_by_alpha_tim():
     assert shares["alpha"] > 0.95
 
 
-def test_the_centred_unit_episode_keeps_all_distances():
+def test_the_centered_unit_episode_keeps_all_distances():
     episode = make_episode(7)
-    unit = centred_unit_episode(episode)
+    unit = centered_unit_episode(episode)
     before = torch.nn.functional.normalize(torch.cat([episode.support, episode.query]), dim=-1)
     after = torch.cat([unit.support, unit.query])
     torch.testing.assert_close(torch.cdist(after, after), torch.cdist(before, before), atol=1e-7, rtol=0)

@@ -574,7 +574,9 @@ def test_columns_that_do_not_tell(tmp_path):
     }
     named = {name: {"names": ["x", "y", "z"], "_type": "ClassLabel"} for name in ("coarse", "fine")}
     dataset_folder(tmp_path / "a", both, features=named)
-    with pytest.raises(ValueError, match="no column of vectors can be told among clip, dino, coarse, fine: name"):
+    with pytest.raises(
+        ValueError, match="expected one column of vectors, got the columns clip, dino, coarse, fine: name"
+    ):
         import_features(tmp_path / "a")
     pool = import_features(tmp_path / "a", embedding="clip", label="fine")
     assert_pool(pool, names=("x", "y", "z"))

@@ -103,7 +103,7 @@ def test_adm_of_an_odd_margin_rounds_down():
     assert (adm.apply_array(array).numpy() == array[:, 1:5]).all()
 
 
-def test_the_centre_of_an_odd_margin_is_at_the_even_number():
+def test_the_center_of_an_odd_margin_is_at_the_even_number():
     for width, left in ((7, 2), (9, 2), (5, 0)):
         array = noise(4, width)
         cut = Preprocess((4, 4), crop_fraction=1.0).apply_array(array)

@@ -92,7 +92,7 @@ def test_a_constant_image_has_constant_views(height, width, first, second):
         assert (np.asarray(view) == (3, 130, 255)).all()
 
 
-def test_rotations_are_the_centre_of_pils_and_as_large_as_can_be():
+def test_rotations_are_the_center_of_pils_and_as_large_as_can_be():
     ramp = np.add.outer(3 * np.arange(41), np.arange(61)).astype(np.uint8)
     image = Image.fromarray(np.stack([ramp] * 3, axis=2))
     rotated = np.asarray(image.rotate(12, Image.Resampling.BILINEAR)).astype(int)

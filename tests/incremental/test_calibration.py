@@ -251,8 +251,8 @@ def test_with_many_shots_the_posterior_is_the_mean_itself():
 
 
 def test_the_prior_recovers_how_many_shots_it_is_worth():
-    # Class means drawn about a common centre with variance τ² per feature: with a scale of 0 all anchors weigh alike,
-    # the blend is the centre's estimate, and κ = trΣ / τ²_total = (d σ²) / (d τ²).
+    # Class means drawn about a common center with variance τ² per feature: with a scale of 0 all anchors weigh alike,
+    # the blend is the center's estimate, and κ = trΣ / τ²_total = (d σ²) / (d τ²).
     generator = torch.Generator().manual_seed(0)
     n_base, n_items, n_features, spread, within = 400, 20, 30, 0.5, 1.5
     means = 2.0 + spread * torch.randn((n_base, n_features), generator=generator, dtype=torch.float64)

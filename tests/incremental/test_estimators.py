@@ -91,7 +91,7 @@ def test_shots_in_any_order_and_parts_give_the_same(name):  # P12, P18, P24, P25
 @names
 def test_the_base_session_in_parts_gives_the_same(name):
     if name in FIRST_CALL_COUNTS:
-        pytest.skip("this head draws its centres from the first call's items")
+        pytest.skip("this head draws its centers from the first call's items")
     (base, base_labels), (new, new_labels), (query, _) = problem()
     wanted = scores_by_label(build(name).fit(base, base_labels).partial_fit(new, new_labels), query)
     model = build(name)
@@ -434,7 +434,7 @@ def test_a_label_that_json_cannot_say_is_refused(tmp_path):
         save_classifier(model, tmp_path / "m.safetensors")
 
 
-def test_a_centre_of_ones_own_is_kept(tmp_path):
+def test_a_center_of_ones_own_is_kept(tmp_path):
     (base, base_labels), _, (query, _) = problem()
     model = NearestClassMean(center=np.arange(7.0)).fit(base, base_labels)
     save_classifier(model, tmp_path / "m.safetensors")
@@ -506,7 +506,7 @@ def test_base_classes_of_one_item_say_nothing_of_noise(model):
     same_scores(model, learned("ncm", n_items=1)[0], query)
 
 
-def test_nothing_to_centre_on_and_nothing_to_point_at():
+def test_nothing_to_center_on_and_nothing_to_point_at():
     (base, base_labels), _, (query, _) = problem()
     model = NearestClassMean(center="base").partial_fit(base, base_labels)
     same_scores(model, NearestClassMean().fit(base, base_labels), query)

@@ -55,12 +55,12 @@ def joint(build, x, labels, is_base):
 def test_expansions_equal_the_loops():
     x, *_ = problem()
     rng = np.random.default_rng(1)
-    projection, centres = rng.normal(size=(N_FEATURES, N_EXPANDED)), rng.normal(size=(N_EXPANDED, N_FEATURES))
+    projection, centers = rng.normal(size=(N_FEATURES, N_EXPANDED)), rng.normal(size=(N_EXPANDED, N_FEATURES))
     items = torch.from_numpy(x)
     fast = relu_features(items, torch.from_numpy(projection))
     np.testing.assert_allclose(fast, ridge_loops.relu_expansion(x, projection), atol=1e-12)
-    fast = rbf_features(items, torch.from_numpy(centres), 2.5)
-    np.testing.assert_allclose(fast, ridge_loops.rbf_expansion(x, centres, 2.5), atol=1e-12)
+    fast = rbf_features(items, torch.from_numpy(centers), 2.5)
+    np.testing.assert_allclose(fast, ridge_loops.rbf_expansion(x, centers, 2.5), atol=1e-12)
 
 
 @pytest.mark.parametrize(("points", "median"), [([[2.0]], 1.0), ([[2.0], [2.0]], 1.0), ([[0.0], [3.0], [4.0]], 3.0)])
@@ -125,7 +125,7 @@ def test_equals_the_loops(kind, balanced):
         model = joint(build, x, labels, is_base)
     state = {name: tensor.numpy() for name, tensor in model.tensors().items()}
     if kind == "rbf":
-        expand = partial(ridge_loops.rbf_expansion, centres=state["centres"], sigma=float(state["bandwidth"]))
+        expand = partial(ridge_loops.rbf_expansion, centers=state["centres"], sigma=float(state["bandwidth"]))
     else:
         expand = partial(ridge_loops.relu_expansion, projection=state["projection"])
     item_weights = ridge_loops.balanced_weights(labels.tolist(), [k < N_BASE for k in range(len(COUNTS))])
@@ -215,12 +215,12 @@ def test_ridge_may_be_changed_later():
 # ----------------------------------------------------------------------------------------------- what is chosen, drawn
 
 
-def test_centres_are_drawn_from_all_base_items():
+def test_centers_are_drawn_from_all_base_items():
     x, labels, *_ = problem()
     drawn = {
-        tuple(centre)
+        tuple(center)
         for seed in range(12)
-        for centre in RecursiveRidge(expansion="rbf", n_expanded=8, random_state=seed)
+        for center in RecursiveRidge(expansion="rbf", n_expanded=8, random_state=seed)
         .fit(x, labels)
         .tensors()["centres"]
         .tolist()
@@ -228,7 +228,7 @@ def test_centres_are_drawn_from_all_base_items():
     assert drawn <= {tuple(item) for item in x.tolist()}
     assert len(drawn) > 30
     few = RecursiveRidge(expansion="rbf", n_expanded=100).fit(x, labels)
-    assert {tuple(centre) for centre in few.tensors()["centres"].tolist()} == {tuple(item) for item in x.tolist()}
+    assert {tuple(center) for center in few.tensors()["centres"].tolist()} == {tuple(item) for item in x.tolist()}
 
 
 def test_bandwidth():

@@ -32,8 +32,8 @@ def classes(n_classes=4, n_each=9, d=6, seed=0, spread=1.0):
     """Gaussian classes, shuffled."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(n_classes).repeat(n_each)[torch.randperm(n_classes * n_each, generator=generator)]
-    centres = spread * torch.randn(n_classes, d, generator=generator, dtype=torch.float64)
-    return centres[labels] + torch.randn(len(labels), d, generator=generator, dtype=torch.float64), labels
+    centers = spread * torch.randn(n_classes, d, generator=generator, dtype=torch.float64)
+    return centers[labels] + torch.randn(len(labels), d, generator=generator, dtype=torch.float64), labels
 
 
 def seeded():

@@ -223,8 +223,8 @@ def test_retrieval_is_a_loop_ties_included(seed, is_leave_one_out, draw):
 
 def test_ukbench_counts_the_query_among_its_four():
     generator = seeded()
-    centres = 9 * torch.randn(5, 3, generator=generator)
-    x, labels = centres.repeat_interleave(4, 0) + torch.randn(20, 3, generator=generator) / 9, torch.arange(20) // 4
+    centers = 9 * torch.randn(5, 3, generator=generator)
+    x, labels = centers.repeat_interleave(4, 0) + torch.randn(20, 3, generator=generator) / 9, torch.arange(20) // 4
     assert retrieval_scores(x, labels, x, labels).means()["recall_at_4"] == 1
 
 

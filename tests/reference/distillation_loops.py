@@ -160,11 +160,11 @@ def spread(features):
     n, d = len(rows), len(rows[0])
     deviations = []
     for column in zip(*rows, strict=True):
-        centre = mean(column)
-        deviations.append(math.sqrt(math.fsum((x - centre) ** 2 for x in column) / (n - 1)))
+        center = mean(column)
+        deviations.append(math.sqrt(math.fsum((x - center) ** 2 for x in column) / (n - 1)))
     return mean(deviations) * math.sqrt(d)
 
 
 def divergence(assignments):
-    centre = [mean(column) for column in zip(*assignments, strict=True)]
-    return mean(kl(p, centre) for p in assignments)
+    center = [mean(column) for column in zip(*assignments, strict=True)]
+    return mean(kl(p, center) for p in assignments)

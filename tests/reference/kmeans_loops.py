@@ -1,4 +1,4 @@
-"""Semi-supervised k-means the slow way: one row, one centre and one number at a time, in plain Python floats.
+"""Semi-supervised k-means the slow way: one row, one center and one number at a time, in plain Python floats.
 
 Imports nothing of the library.
 """
@@ -23,9 +23,9 @@ def inertia(rows, centers, assigned):
 
 
 def kmeans(rows, labels, centers, n_steps):
-    """Assign and average ``n_steps`` times; an empty cluster takes the farthest unlabelled row for centre.
+    """Assign and average ``n_steps`` times; an empty cluster takes the farthest unlabelled row for center.
 
-    Returns the assignment to the last centres, these, and the objective after each assignment.
+    Returns the assignment to the last centers, these, and the objective after each assignment.
     """
     centers = [list(c) for c in centers]
     trace = []

@@ -33,7 +33,7 @@ def power_transform(x, beta):
 
 
 def transformed(support, support_labels, query, n_way, *, power, query_shares):
-    """Power, unit length, centred, unit length. query_shares None: the queries around the support's center."""
+    """Power, unit length, centered, unit length. query_shares None: the queries around the support's center."""
     support = [unit(power_transform(x, power)) for x in support]
     query = [unit(power_transform(z, power)) for z in query]
     means = class_means(support, support_labels, n_way)

@@ -16,9 +16,9 @@ def relu_expansion(x, projection):
     return np.array([[max(0.0, float(np.dot(w, item))) for w in projection.T] for item in x])
 
 
-def rbf_expansion(x, centres, sigma):
+def rbf_expansion(x, centers, sigma):
     """phi_j(x) = exp(-||x - m_j||² / (2 sigma²))."""
-    return np.array([[math.exp(-sum((item - m) ** 2) / (2 * sigma**2)) for m in centres] for item in x])
+    return np.array([[math.exp(-sum((item - m) ** 2) / (2 * sigma**2)) for m in centers] for item in x])
 
 
 def sums(phi, labels, n_classes, item_weights=None):

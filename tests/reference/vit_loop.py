@@ -17,8 +17,8 @@ HEAD_WIDTH = 64
 
 def layer_norm(x, weight, bias):
     """(x - mean) / sqrt(var + eps) of one token, scaled and shifted."""
-    centred = x - x.mean()
-    return centred / math.sqrt((centred**2).mean() + EPS) * weight + bias
+    centered = x - x.mean()
+    return centered / math.sqrt((centered**2).mean() + EPS) * weight + bias
 
 
 def gelu(x):

@@ -13,7 +13,7 @@ __all__ = ["write_digits"]
 
 
 def write_digits(folder: Path, n_per_class: int, start: int = 0) -> None:
-    """Write 32 x 32 images, the digit in the middle: networks look at the centre of an image.
+    """Write 32 x 32 images, the digit in the middle: networks look at the center of an image.
 
     Each class gives ``n_per_class`` images from its ``start``-th on.
     """

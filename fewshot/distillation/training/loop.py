@@ -1,4 +1,4 @@
-"""The loop that trains a student against its own running average, and what is needed to go on where it was stopped."""
+"""Training of a student against its own running average, and the state that resumes it."""
 
 from __future__ import annotations
 
@@ -83,9 +83,9 @@ def fit_distillation(
     Notes
     -----
     Of an interrupted run and its continuation every number is that of a run without interruption, on one device with
-    deterministic kernels. Under ``torchrun`` gradients are averaged (DDP), memories and centres take the rows of all
-    processes, and the trace is that of one process with the joint batch, to rounding. Per step: losses with the centres
-    and queues as they were, clipping of each tensor's gradient, AdamW, the teacher, then memories and centres.
+    deterministic kernels. Under ``torchrun`` gradients are averaged (DDP), memories and centers take the rows of all
+    processes, and the trace is that of one process with the joint batch, to rounding. Per step: losses with the centers
+    and queues as they were, clipping of each tensor's gradient, AdamW, the teacher, then memories and centers.
 
     Source
     ------
@@ -162,7 +162,7 @@ class _Run:
         return StepReport(self.n_done, self.n_steps, losses, health, rate)
 
     def trace(self, seconds: float) -> DistillationTrace:
-        """Return what the run has seen."""
+        """Return the trace of the run."""
         looks = torch.tensor(self.health, dtype=torch.float64).reshape(-1, 1 + len(Health._fields))
         losses = torch.tensor(self.losses, dtype=torch.float64).reshape(-1, len(self.names))
         n_run = self.n_done - self.n_before

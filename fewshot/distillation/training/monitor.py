@@ -33,7 +33,7 @@ _CLUSTERING_LOSSES = ("group", "image")
 
 
 class CollapseError(RuntimeError):
-    """A run that learns nothing any more: the message says what was seen and what to change."""
+    """Collapse of a run: the message gives the observation and the setting to change."""
 
 
 class CollapseLosses(NamedTuple):
@@ -45,13 +45,13 @@ class CollapseLosses(NamedTuple):
         Every image belongs to all prototypes alike.
     one_hot : float
         Every image belongs to one and the same prototype.
-    one_hot_centred : float
-        The same of the student, when the centre has followed, so that the teacher is uniform.
+    one_hot_centered : float
+        The same of the student, when the center has followed, so that the teacher is uniform.
     """
 
     uniform: float
     one_hot: float
-    one_hot_centred: float
+    one_hot_centered: float
 
 
 class ContrastLosses(NamedTuple):
@@ -86,7 +86,7 @@ def collapse_losses(n_prototypes: int, student_temperature: float = 0.1) -> Coll
 
 
 def contrast_losses(n_negatives: int, temperature: float = 0.2, n_dims: int | None = None) -> ContrastLosses:
-    """Return InfoNCE of a collapsed network, and what is to be expected at best.
+    """Return InfoNCE of a collapsed network, and its expected minimum.
 
     ln(1 + Q), and ln(1 + Q e^(-1/τ)) where the negatives are orthogonal to the rows; where they are spread evenly over
     the directions of ``n_dims`` dimensions, 1/(2 d τ²) is added to the exponent.
@@ -103,7 +103,7 @@ def contrast_losses(n_negatives: int, temperature: float = 0.2, n_dims: int | No
 
 
 class _Sign(NamedTuple):
-    """A sign of collapse: its name, whether it shows, what is said of it, and what to change."""
+    """A sign of collapse: its name, whether it shows, its description, and the setting to change."""
 
     name: str
     is_there: bool
@@ -169,11 +169,11 @@ class CollapseMonitor:
             self._count(step, sign)
 
     def state(self) -> dict[str, float]:
-        """Return what the next observation is judged by."""
+        """Return the state for the next observation."""
         return dict(self._state)
 
     def restore(self, state: Mapping[str, float]) -> None:
-        """Take over what `state` returned."""
+        """Restore the state that `state` returned."""
         self._state = dict(state)
 
     def _count(self, step: int, sign: _Sign) -> None:
@@ -202,7 +202,7 @@ class CollapseMonitor:
         kinds = {
             "uniform": (self._clustering.uniform, True, f"{seen} without any preference {of_all}"),
             "one_hot": (self._clustering.one_hot, is_alike, f"{seen} {of_one}, as the teacher does"),
-            "one_hot_centred": (self._clustering.one_hot_centred, is_alike, f"{seen} {of_one} and a uniform teacher"),
+            "one_hot_centered": (self._clustering.one_hot_centered, is_alike, f"{seen} {of_one} and a uniform teacher"),
         }
         for kind, (collapsed, is_possible, said) in kinds.items():
             yield _Sign(f"{kind}.{name}", is_possible and _is_close(loss, collapsed), said, _ADVICE[kind])
@@ -220,7 +220,7 @@ class CollapseMonitor:
         yield _Sign("divergence", divergence < least, seen, _ADVICE["one_hot"])
 
     def _limit(self, name: str, value: float, limits: tuple[float, float]) -> float:
-        """Return the value under which a figure is a sign, by what it was at first."""
+        """Return the threshold of a figure, relative to its initial value."""
         if math.isnan(value):
             return limits[0]
         first = self._state.setdefault(f"first.{name}", value)
@@ -233,8 +233,8 @@ def _is_close(loss: float, collapsed: float) -> bool:
 
 _ADVICE = {
     "uniform": "lower the teacher's temperature or the learning rate, or take larger batches or fewer prototypes",
-    "one_hot": "raise the teacher's temperature, see that the centre is updated, or lower the learning rate",
-    "one_hot_centred": "lower the learning rate, raise the teacher's momentum, or take larger batches",
+    "one_hot": "raise the teacher's temperature, see that the center is updated, or lower the learning rate",
+    "one_hot_centered": "lower the learning rate, raise the teacher's momentum, or take larger batches",
     "instance": "lower the learning rate, raise the teacher's momentum, or take larger batches",
     "features": "lower the learning rate, warm it up for longer, raise the teacher's momentum, or take larger batches",
 }

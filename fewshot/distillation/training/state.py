@@ -173,7 +173,7 @@ class TrainingState(NamedTuple):
     step : int
         Steps done.
     tensors : dict of str to Tensor
-        Weights of both networks, memories, centres, the optimiser's moments, the trace.
+        Weights of both networks, memories, centers, the optimiser's moments, the trace.
     metadata : dict
         JSON-serialisable: the number of steps, the seed, the monitor's counts.
     """

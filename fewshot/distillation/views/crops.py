@@ -49,7 +49,7 @@ _LARGEST_MAGNITUDE = math.nextafter(10.0, 0.0)
 
 
 class Look(NamedTuple):
-    """What differs between weak views: the probabilities of blurring and of solarising."""
+    """Probabilities of blurring and of solarising, which differ between weak views."""
 
     blur: float
     solarise: float
@@ -176,7 +176,7 @@ def strong_view(image: Image.Image, settings: ViewSettings, crop: CropSettings) 
 
 
 def require_operations(settings: ViewSettings) -> None:
-    """Import what views are drawn with.
+    """Import the modules that draw views.
 
     Raises
     ------

@@ -235,7 +235,7 @@ def _stacked(views: list[View]) -> Tensor:
 
 
 def _all_erased(views: list[View]) -> Erased:
-    """Return what is erased in stacked views."""
+    """Return the erased rectangles of stacked views."""
     starts = [number * view.pixels.numel() for number, view in enumerate(views)]
     erased = [Erased(view.erased.where + start, view.erased.noise) for view, start in zip(views, starts, strict=True)]
     return concatenated(erased)

@@ -30,7 +30,7 @@ __all__ = [
     "DescentSettings",
     "PrototypeDescent",
     "TimSettings",
-    "centred_unit_episode",
+    "centered_unit_episode",
     "check_settings",
     "described",
     "entropy_slope",
@@ -69,7 +69,7 @@ class TimSettings(Protocol):
 
 
 class DescentSettings(TimSettings, Protocol):
-    """And of those that descend."""
+    """Settings of the methods that descend."""
 
     @property
     def learning_rate(self) -> float:
@@ -80,7 +80,7 @@ class DescentSettings(TimSettings, Protocol):
 
 
 class PrototypeDescent:
-    """What the methods that descend have in common; each adds its settings."""
+    """Common part of the methods that descend; each adds its settings."""
 
     __slots__ = ()
     is_transductive: ClassVar[bool] = True
@@ -97,7 +97,7 @@ class PrototypeDescent:
         return 1.0
 
     def describe(self: DescentSettings) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         return f"{described(self)}, {self.n_steps} steps of Adam at rate {self.learning_rate:g}"
 
 
@@ -119,7 +119,7 @@ def check_settings(method: TimSettings) -> None:
 
 
 def described(method: TimSettings) -> str:
-    """Say in one line which of these settings are used."""
+    """Describe these settings in one line."""
     return (
         f"L2-normalised features, softmax scale {method.softmax_scale:g}, weights of cross-entropy, marginal and "
         f"conditional entropy {method.cross_entropy_weight:g}, {method.marginal_entropy_weight:g}, "
@@ -182,7 +182,7 @@ def logit_gradient(
     return torch.cat([on_support, on_queries], dim=-1)
 
 
-def centred_unit_episode(episode: Episode) -> Episode:
+def centered_unit_episode(episode: Episode) -> Episode:
     """Scale features to unit length, then move the support's mean to the origin, which changes no distance."""
     support, query = l2_normalize(episode.support), l2_normalize(episode.query)
     weights = (episode.support_labels >= 0).to(support.dtype)[..., None, :]
@@ -223,7 +223,7 @@ def prototype_log_probs(episode: Episode, settings: DescentSettings, alpha: floa
     -----
     Runs without gradients: the answer carries none.
     """
-    unit = centred_unit_episode(episode)
+    unit = centered_unit_episode(episode)
     items = torch.cat([unit.support, unit.query], dim=-2)
     targets = one_hot(unit.support_labels, unit.n_way, items.dtype).mT
     n_support, n_queries = real_counts(unit)

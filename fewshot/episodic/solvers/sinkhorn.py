@@ -63,7 +63,7 @@ def sinkhorn(
     tolerance: float = 1e-6,
     max_steps: int = 1000,
 ) -> Transport:
-    """Share items out to classes so that each class gets its share.
+    """Entropic optimal transport: assign items to classes so that each class receives its share.
 
     Parameters
     ----------
@@ -223,6 +223,6 @@ def item_weights(scores: Tensor, item_mask: Tensor | None) -> Tensor:
 
 
 def _received(plan: Tensor, weights: Tensor) -> Tensor:
-    """Return what each class receives, mean_n P_nk, shape (..., n_classes)."""
+    """Return the column sums mean_n P_nk, shape (..., n_classes)."""
     received: Tensor = (plan.mT @ weights).squeeze(-1)
     return received

@@ -1,4 +1,4 @@
-"""UNEM that finds out its regime: schedules for many and for few classes among the queries, mixed by what is seen."""
+"""Adaptive UNEM: schedules for many and for few classes among the queries, mixed by a gate on label-free statistics."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _LOG_PRECISION_RANGE = (-6.0, 4.0)
 
 
 class AdaptiveEpisode(NamedTuple):
-    """What no learned number changes of one view of an episode, computed once; the features are not kept.
+    """Statistics of one view of an episode that no learned number changes, computed once; the features are not kept.
 
     Attributes
     ----------
@@ -164,7 +164,7 @@ class UNEMAdaptive(nn.Module):
         return torch.stack(weights.chunk(_N_VIEWS, -1), -2)
 
     def prepare(self, episode: Episode) -> tuple[AdaptiveEpisode, ...]:
-        """Compute what no learned number changes: of the features as they are, and of unit length."""
+        """Compute the fixed statistics of both views: the features as they are, and of unit length."""
         raw = self.prepare_view(episode)
         if episode.n_features < _LEAST_FOR_UNIT:
             return raw, raw
@@ -172,7 +172,7 @@ class UNEMAdaptive(nn.Module):
         return raw, self.prepare_view(unit)
 
     def prepare_view(self, episode: Episode) -> AdaptiveEpisode:
-        """Compute what no learned number changes, of the features as they come."""
+        """Compute the fixed statistics of the features as they come."""
         gaussian = gaussian_likelihood(episode, n_layers=self.n_layers * self.n_schedules)
         scatter = residual_scatter(gaussian, episode.n_features)
         gaussian = with_precision(gaussian, 1 / scatter.variance)
@@ -220,12 +220,12 @@ class UNEMAdaptive(nn.Module):
         return log_softmax_over_ways((log_weights + solutions.log_probs).logsumexp(0))  # a sum of 1, to the last bit
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         answers = f"{self.n_schedules} schedules of {self.n_layers} layers and plain prototypes"
         return f"{self.origin}; {answers} on two views, gated"
 
     def settings(self) -> dict[str, int]:
-        """Return what, beside the parameters, makes the model again."""
+        """Return the settings that, with the parameters, rebuild the model."""
         return {
             "n_schedules": self.n_schedules,
             "n_hidden": self.hidden_bias.shape[-1],

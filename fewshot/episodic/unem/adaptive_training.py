@@ -29,7 +29,7 @@ Progress = Callable[[str, int, float], None]
 
 
 class GateExample(NamedTuple):
-    """What the gate learns from a batch of episodes.
+    """Training data of the gate from a batch of episodes.
 
     Attributes
     ----------
@@ -108,15 +108,15 @@ def fit_schedules(
             return _error(_of_right(model.run(number, batch), batch))
 
         optimizer = torch.optim.Adam(parameters, check_positive("learning_rate", learning_rate))
-        told = _telling(progress, f"schedule {number + 1} of {len(REGIMES)}")
-        losses.append(_descend(optimizer, loss, own, n_steps, n_at_once, generator, told))
+        report = _telling(progress, f"schedule {number + 1} of {len(REGIMES)}")
+        losses.append(_descend(optimizer, loss, own, n_steps, n_at_once, generator, report))
     model.origin = f"trained on {sum(batch.trace.numel() for batch in batches)} episodes"
     return torch.stack(losses)
 
 
 @torch.no_grad()
 def gate_example(model: UNEMAdaptive, episode: Episode) -> GateExample:
-    """Return what the gate sees of a batch of episodes, and how right each answer is; nothing else of it is kept."""
+    """Return the gate's inputs for a batch of episodes, and the quality of each answer; nothing else is kept."""
     views = model.prepare(episode)
     solutions = model.solutions(views)
     is_right = solutions.log_probs.argmax(-1) == _labels(views[0])
@@ -214,7 +214,7 @@ def _descend(
     n_steps: int,
     n_at_once: int,
     generator: torch.Generator,
-    told: Callable[[int, float], None],
+    report: Callable[[int, float], None],
 ) -> Tensor:
     """Take steps down the loss of drawn items; return the loss before each."""
     check_positive("n_steps", n_steps)
@@ -233,5 +233,5 @@ def _descend(
         optimizer.step()
         fall.step()
         seen.append(value)
-        told(step + 1, float(value))
+        report(step + 1, float(value))
     return torch.stack(seen)

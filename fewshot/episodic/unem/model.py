@@ -23,7 +23,7 @@ LIKELIHOODS = ("gaussian", "dirichlet")
 
 
 class PreparedEpisode(NamedTuple):
-    """What no learned number changes, computed once per training run; the features are not kept.
+    """Statistics that no learned number changes, computed once per training run; the features are not kept.
 
     Attributes
     ----------
@@ -167,7 +167,7 @@ class UNEM(nn.Module):
         return self.run(self.prepare(episode))
 
     def prepare(self, episode: Episode) -> PreparedEpisode:
-        """Compute what no learned number changes."""
+        """Compute the statistics that no learned number changes."""
         schedule = nearest_shots(episode, self.shots)
         if self.likelihood == "dirichlet":
             return PreparedEpisode(episode_cosines(episode, self.inputs), schedule, episode.query_labels)
@@ -192,14 +192,14 @@ class UNEM(nn.Module):
         return run_em(gaussian, balance, temperature, with_objective=with_objective)
 
     def describe(self) -> str:
-        """Say in one line which settings are used."""
+        """Describe the settings in one line."""
         unit = "" if self.likelihood == "dirichlet" or not self.is_relative else " in units of the episode's scatter"
         scales = ", ".join(f"{scale:.3g}" for scale in self.scale.tolist())
         shots = f" at {', '.join(map(str, self.shots))} shots" if len(self.shots) > 1 else ""
         return f"{self.origin}; {self.n_layers} {self.likelihood} layers, scale {scales}{unit}{shots}"
 
     def settings(self) -> dict[str, object]:
-        """Return what, beside the parameters, makes the model again."""
+        """Return the settings that, with the parameters, rebuild the model."""
         return {
             "n_layers": self.n_layers,
             "shots": list(self.shots),

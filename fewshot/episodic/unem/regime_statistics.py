@@ -1,4 +1,4 @@
-r"""What can be seen of an episode's regime without labels: of how many classes the queries are, how well told apart.
+r"""Label-free statistics of an episode's regime: the number of classes among the queries, and their separation.
 
 All numbers are free of the features' scale and of the counts of queries and ways: distances are in units of the
 episode's own scatter, entropies in shares of their largest value. Each is continuous in the solution, so that rounding
@@ -24,7 +24,7 @@ _MIDDLE = (1.2, 2.0, 1.8, 4.5, 3.5, 4.0)
 _SPREAD = (1.0, 0.8, 1.2, 1.2, 1.2, 1.0)
 _LIMIT = 3.0
 _TINY = 1e-6
-# The evidence is told at half the precision of the unit: with all of it, most assignments are hard.
+# The evidence is computed at half the precision of the unit: with all of it, most assignments are hard.
 _PRECISION = 0.5
 
 

@@ -20,7 +20,7 @@ DiscoveryProgress: TypeAlias = Callable[[str, int, str], None]
 
 
 class DiscoveryResult(NamedTuple):
-    """The classes of a pool, and what there is to show of them; all tensors on the CPU.
+    """The classes of a pool with their profiles, examples, map and scores; all tensors on the CPU.
 
     Attributes
     ----------

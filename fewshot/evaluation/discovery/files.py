@@ -64,7 +64,7 @@ class SortedPool(NamedTuple):
 
 
 def sorted_pool(name: str, pool: FeatureSet) -> SortedPool:
-    """Return the identity of a pool; ``name`` is what it was read from."""
+    """Return the identity of a pool; ``name`` is its source."""
     path, _, part = name.rpartition(":")
     is_file = os.path.exists(name) or (part and os.path.exists(path))
     return SortedPool(os.path.abspath(name) if is_file else name, pool.source, _rows_hash(pool), len(pool.labels))

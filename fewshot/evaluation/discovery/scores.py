@@ -59,7 +59,7 @@ class DiscoveryScores(NamedTuple):
     confusion: ContingencyTable
 
     def to_dict(self) -> dict[str, Any]:
-        """Return everything as what JSON can hold; an undefined number is None."""
+        """Return everything as JSON values; an undefined number is None."""
         return {
             **{name: getattr(self, name) for name in ("n_scored", "n_old", "n_new", "n_found", "n_classes")},
             "n_classes_error": self.n_classes_error,

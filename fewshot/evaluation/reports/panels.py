@@ -10,7 +10,7 @@ from fewshot.evaluation.reports.records import Record
 __all__ = ["BEST", "PAIRED", "UNPAIRED", "Panel", "grade", "panels", "query_words"]
 
 BEST, PAIRED, UNPAIRED = "best", "paired", "unpaired"
-# With more columns, intervals are told below the table.
+# With more columns, intervals stand below the table.
 _MOST_WITH_INTERVALS = 6
 
 

@@ -189,7 +189,7 @@ def _harmless_globals() -> AbstractContextManager[None]:
 
 
 def _reason(message: str) -> str:
-    """Say in one line why ``torch.load`` refused a file."""
+    """Explain in one line the refusal of a file by ``torch.load``."""
     refused = re.search(r"GLOBAL ([\w.]+)", message)
     if refused:
         return (

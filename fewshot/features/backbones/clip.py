@@ -229,7 +229,7 @@ def build_clip(
     FileNotFoundError
         If a folder has no configuration or no weights.
     ConnectionError
-        If published weights are neither here nor to be had.
+        If published weights are neither on this machine nor can be fetched.
     ImportError
         If open_clip or torchvision is missing.
 
@@ -259,7 +259,7 @@ def _spec(
     templates: Sequence[str],
     scale: float | None,
 ) -> dict[str, object]:
-    """Say what decides the numbers beside the weights; a folder's place does not."""
+    """Describe all that decides the numbers beside the weights; a folder's location does not."""
     is_folder = source.name.startswith("local-dir:")
     texts = {"class_names": list(class_names), "templates": list(templates), "softmax_scale": scale}
     return {

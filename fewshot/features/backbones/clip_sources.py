@@ -88,7 +88,7 @@ def import_open_clip() -> Any:
 
 
 def find_source(name: str | None, weights: str | os.PathLike[str] | None, tag: str = "") -> ClipSource:
-    """Find out what a name and weights mean; see `build_clip` for what they may be.
+    """Resolve a name and weights; `build_clip` lists their forms.
 
     Raises
     ------
@@ -97,7 +97,7 @@ def find_source(name: str | None, weights: str | os.PathLike[str] | None, tag: s
     FileNotFoundError
         If a folder has no configuration or no weights.
     ConnectionError
-        If published weights are neither here nor to be had.
+        If published weights are neither on this machine nor can be fetched.
     """
     is_random = weights == "random"
     where = "" if weights is None or is_random else f"{weights}"
@@ -183,7 +183,7 @@ def model_config(name: str) -> Any:
 
 
 def _agreed(name: str, published: Mapping[str, Mapping[str, Any]], is_random: bool) -> Mapping[str, Any]:
-    """Return what all published weights of a name have in common, if it is all that matters."""
+    """Return the properties that all published weights of a name share, if these are all that matter."""
     if not published:
         raise ValueError(
             f"open_clip does not say how images are preprocessed for {name}: "

@@ -1,4 +1,4 @@
-"""What `fewshot distill` wrote, as an extractor: the network, what of it is the feature, size and preprocessing."""
+"""Extractor of a file of `fewshot distill`: network, readout, size and preprocessing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DISTILLED_RECIPES = ("token", "mean")
 
 
 class DistilledFile(NamedTuple):
-    """What a distilled file holds.
+    """Contents of a distilled file.
 
     Attributes
     ----------

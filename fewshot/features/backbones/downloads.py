@@ -1,4 +1,4 @@
-"""Published weights: found where they lie on this machine, or fetched once; and what their licence allows."""
+"""Published weights: found on this machine, or fetched once; and their licences."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def fetch_from_url(url: str, what: str) -> Path:
 
 
 def unreachable(what: str, where: str) -> str:
-    """Say that published weights cannot be had, and what to do."""
+    """Word the error of published weights that are not available."""
     return (
         f"the weights of {what} are not on this machine and cannot be had from {where}: "
         "download them elsewhere and give their path (weights=PATH), or weights='random'"

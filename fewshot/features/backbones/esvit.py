@@ -93,7 +93,7 @@ def build_esvit(
           through the LayerNorm: 384 + 384 + 768 + 768 numbers of Swin-T. Published linear results.
     size
         Height and width of the input in pixels; 0 for the one of which the last stage makes a single window, 224 for
-        every published checkpoint. Images are resized, bicubic, to 8/7 of it and their centre is cut out.
+        every published checkpoint. Images are resized, bicubic, to 8/7 of it and their center is cut out.
     checkpoint_key
         ``teacher`` or ``student`` of a whole training state; other files do not have a choice.
     seed

@@ -41,7 +41,7 @@ def as_layers(layers: Iterable[str | int]) -> tuple[str, ...]:
 def layer_outputs(
     network: nn.Module, layers: Sequence[str], images: Tensor, read: Callable[[str, Tensor], Tensor]
 ) -> list[Tensor]:
-    """Run a network until every named module has run, and read what they gave.
+    """Run a network until every named module has run, and return their outputs.
 
     Parameters
     ----------
@@ -138,7 +138,7 @@ def _one_tensor(what: str, output: object) -> Tensor:
 
 
 def _own(value: Tensor, output: Tensor) -> Tensor:
-    """Copy what still lies in the layer's own memory, where a later layer could write."""
+    """Copy outputs that share memory with the layer, where a later layer could write."""
     shares = value.untyped_storage().data_ptr() == output.untyped_storage().data_ptr()
     return value.clone() if shares else value
 

@@ -1,6 +1,6 @@
 """How an output becomes one vector per image, whatever its layout.
 
-The layout is told by the shape and by what is known of the network (`Known`):
+The shape and the known properties of the network (`Known`) determine the layout:
 
 - (b, d): a vector.
 - (b, tokens, channels): tokens, of which the first are prefix tokens (class, registers). Their number must be known: an
@@ -29,7 +29,7 @@ _ADAPTIVE = re.compile(r"adaptive([1-9]\d*)")
 
 
 class Known(NamedTuple):
-    """What is known of a network's outputs beyond their shapes.
+    """Layout of a network's outputs, beyond their shapes.
 
     Attributes
     ----------
@@ -89,7 +89,7 @@ def readout(output: Tensor, kind: str, layout: Layout, n_prefix_tokens: int | No
     Raises
     ------
     ValueError
-        If the kind is unknown, or is not to be had from the layout.
+        If the kind is unknown, or is not available from the layout.
 
     Source
     ------
@@ -160,12 +160,12 @@ def _generalised_mean(positions: Tensor, power: float = 3.0, floor: float = 1e-6
 
 
 def read_output(output: Tensor, kind: str, images: Tensor, known: Known, what: str) -> Tensor:
-    """Make vectors of an output, whose layout is told as the module's docstring says.
+    """Pool an output to vectors; the module's docstring defines the layouts.
 
     Raises
     ------
     ValueError
-        If it has not a row per image, no layout that is known, or the readout is not to be had from it; the message
+        If it has not a row per image, no layout that is known, or the readout is not available from it; the message
         begins with ``what``.
     """
     if output.ndim not in (2, 3, 4) or len(output) != len(images):

@@ -1,4 +1,4 @@
-"""Which files of EsViT and CMD there are: a Swin Transformer under its original names, and what comes with it."""
+"""Layouts of the files of EsViT and CMD: a Swin Transformer under its original names, and the tensors beside it."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ _PUBLISHED_GRID, _PUBLISHED_PATCH = 56, 4
 
 
 def named_swin(name: str) -> SwinArchitecture:
-    """Return the sizes of ``swin_tiny``, ``swin_base_window14`` and their like; windows of 7 if it is not said.
+    """Return the sizes of ``swin_tiny``, ``swin_base_window14`` and their like; windows of 7 by default.
 
     Raises
     ------

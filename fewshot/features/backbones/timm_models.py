@@ -174,7 +174,7 @@ def _full_name(config: Any) -> str:
 
 
 def timm_preprocess(config: Any, size: int, use_test_size: bool = False) -> Preprocess:
-    """Return the preprocessing of a model's published weights, at a size of one's own unless it is 0."""
+    """Return the preprocessing of a model's published weights, at another size unless it is 0."""
     data = import_module("timm.data").resolve_data_config(
         {"input_size": (3, size, size)} if size else {}, pretrained_cfg=config.to_dict(), use_test_size=use_test_size
     )
@@ -189,7 +189,7 @@ def timm_preprocess(config: Any, size: int, use_test_size: bool = False) -> Prep
 
 
 def _licence(config: Any, weights: object) -> str | None:
-    """Return the licence of published weights, warning of what it may not allow; of others nothing is known."""
+    """Return the licence of published weights, warning of its restrictions; that of other weights is not known."""
     if weights is not None:
         return None
     warn_of_licence(_full_name(config), config.license)

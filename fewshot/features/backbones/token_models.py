@@ -133,7 +133,7 @@ def has_class_token(model: nn.Module) -> bool:
 
 
 def as_tokens(output: Tensor, model: nn.Module) -> Tensor:
-    """Return what ``forward_features`` of a model gave as tokens (b, n_prefix + n, d), a map's row by row.
+    """Return the output of ``forward_features`` as tokens (b, n_prefix + n, d), a map row by row.
 
     Raises
     ------
@@ -152,5 +152,5 @@ def as_tokens(output: Tensor, model: nn.Module) -> Tensor:
 
 
 def is_channels_first(output: Tensor, model: nn.Module) -> bool:
-    """Return whether what ``forward_features`` of a model gave is a map (b, d, rows, columns)."""
+    """Whether the output of ``forward_features`` is a map (b, d, rows, columns)."""
     return output.ndim == 4 and getattr(model, "output_fmt", None) != "NHWC"

@@ -97,7 +97,7 @@ def _import_or_mend() -> Status:
 
 
 def _forget_torchvision() -> None:
-    """Drop what a failed import left behind."""
+    """Remove the modules of a failed import."""
     for name in list(sys.modules):
         if name.partition(".")[0] == "torchvision":
             del sys.modules[name]

@@ -126,7 +126,7 @@ def _preprocess(choice: Any) -> Preprocess:
 
 
 def _licence(choice: Any, weights: object) -> str | None:
-    """Return the licence of published weights, warning of what it may not allow; of others nothing is known."""
+    """Return the licence of published weights, warning of its restrictions; that of other weights is not known."""
     if weights is not None:
         return None
     licence = str(choice.meta.get("license", "bsd-3-clause"))
@@ -156,7 +156,7 @@ def _model(
 
 
 def _options(architecture: str, size: tuple[int, int]) -> dict[str, object]:
-    """Return what torchvision itself sets when it loads published weights."""
+    """Return the settings of torchvision for published weights."""
     if architecture in _AUXILIARY:
         return {"transform_input": True, "init_weights": True, "aux_logits": True}
     return {"image_size": size[0]} if architecture.startswith("vit_") else {}
@@ -188,7 +188,7 @@ def _drop_classifier(model: nn.Module, n_classes: int) -> None:
 
 
 def _known(model: Any) -> Known:
-    """Return what torchvision's vision transformer says of its tokens; no other network of its has any."""
+    """Return the token layout of torchvision's vision transformer; its other networks have none."""
     if not hasattr(model, "class_token"):
         return Known()
     return Known(n_prefix_tokens=1, n_patches=(model.image_size // model.patch_size) ** 2)

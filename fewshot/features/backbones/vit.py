@@ -95,7 +95,7 @@ def build_vit(
         - ``cls+mean_patch``: the class token, then the mean of the patch tokens. Linear results of ViT-B and L;
           DINO and Mugs interleave the two for ViT-B, which is the same up to the order of the columns.
     size
-        Height and width of the network's input in pixels. Images are resized, bicubic, to 8/7 of it and their centre
+        Height and width of the network's input in pixels. Images are resized, bicubic, to 8/7 of it and their center
         is cut out, as those repositories evaluate.
     position
         How position embeddings are resized if ``size`` is not that of training; see `resize_position_embedding`.

@@ -49,7 +49,7 @@ ARCHITECTURES = {"vit_tiny": (192, 12), "vit_small": (384, 12), "vit_base": (768
 
 
 def named_architecture(name: str) -> Architecture:
-    """Return the sizes of ``vit_small``, ``vit_small_patch8`` and their like; 16 pixels a patch if it is not said.
+    """Return the sizes of ``vit_small``, ``vit_small_patch8`` and their like; 16 pixels a patch by default.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def _refuse_foreign(state: Mapping[str, Tensor], what: str) -> None:
 
 
 def _mismatch(layout: Layout, extras: frozenset[str]) -> str:
-    """Say how a file's extra tensors differ from the nearest layout's, and whose they are."""
+    """Describe how a file's extra tensors differ from the nearest layout."""
     faults = {"missing": layout.extras - extras, "left over": extras - layout.extras}
     said = "; ".join(f"{len(names)} {fault}: {listed(sorted(names))}" for fault, names in faults.items() if names)
     others = [f"{one.name} (use {one.family})" for one in LAYOUTS if one.extras == extras]

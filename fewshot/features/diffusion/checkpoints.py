@@ -38,7 +38,7 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Tensor]:
 
 
 def fill(network: nn.Module, weights: Mapping[str, Tensor], what: str, cut: Callable[[], None]) -> None:
-    """Check that weights are exactly those of a whole network, cut the network, and load what is left of it.
+    """Check that weights are exactly those of a whole network, cut the network, and load the rest.
 
     Parameters
     ----------

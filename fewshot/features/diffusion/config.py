@@ -19,7 +19,7 @@ SCHEDULES = {"linear": linear_betas, "cosine": cosine_betas}
 
 @dataclass(frozen=True, slots=True)
 class UNetConfig:
-    """All that the state dict of a U-Net does not say about it. The defaults are ADM's unconditional 256 x 256 model.
+    """Configuration of a U-Net beyond its state dict. The defaults are ADM's unconditional 256 x 256 model.
 
     Parameters
     ----------
@@ -47,8 +47,8 @@ class UNetConfig:
     noise_schedule, diffusion_steps
         ``linear`` or ``cosine``, and the number of timesteps.
     rescale_timesteps
-        Whether the network is told t · 1000 / ``diffusion_steps`` in place of t. On by default in improved-diffusion,
-        and so in its published CIFAR-10 and ImageNet-64 models.
+        Whether the network's input is t · 1000 / ``diffusion_steps`` in place of t. On by default in
+        improved-diffusion, and so in its published CIFAR-10 and ImageNet-64 models.
 
     Raises
     ------
@@ -123,7 +123,7 @@ class UNetConfig:
         return cls.from_mapping(values)
 
     def spec(self) -> dict[str, object]:
-        """Return the fields as JSON can say them."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
     @property
@@ -161,7 +161,7 @@ class UNetConfig:
         return n_channels // self.num_head_channels if self.num_head_channels else self.num_heads
 
     def has_attention(self, level: int) -> bool:
-        """Whether the maps of a level get attention."""
+        """Whether a level has attention."""
         return self.image_size // 2**level in self.attention_resolutions
 
     def schedule(self) -> Schedule:
@@ -169,7 +169,7 @@ class UNetConfig:
         return Schedule(SCHEDULES[self.noise_schedule](self.diffusion_steps))
 
     def model_time(self, t: int) -> float:
-        """Return what the network is told at timestep ``t``."""
+        """Return the network's input for timestep ``t``."""
         return t * 1000 / self.diffusion_steps if self.rescale_timesteps else float(t)
 
 

@@ -76,7 +76,7 @@ class HookedUNet(nn.Module):
         return len(self._blocks)
 
     def truncate(self, last: int) -> None:
-        """Remove, in place, all weights that block ``last`` and those before it do not use."""
+        """Remove, in place, all weights that the blocks up to ``last`` do not use."""
         for name in (*(name for names in self._blocks[last:] for name in names), "conv_norm_out", "conv_out"):
             self.unet.set_submodule(name, nn.Identity())
 
@@ -104,7 +104,7 @@ class HookedUNet(nn.Module):
 
 
 def block_modules(unet: nn.Module) -> list[tuple[str, ...]]:
-    """Return the names of the modules of each block, of which the last one puts out what the block does.
+    """Return the module names of each block; the output of the last is that of the block.
 
     An attention belongs to the residual block before it, and an upsampler to the block that it ends.
     """
@@ -131,7 +131,7 @@ def read_unet_config(folder: str | os.PathLike[str]) -> dict[str, object]:
 
 
 def read_folder_weights(folder: str | os.PathLike[str]) -> tuple[Path, dict[str, Tensor]]:
-    """Return the file of a folder's weights and what is in it; safetensors come first.
+    """Return the file of a folder's weights and its tensors; safetensors come first.
 
     Raises
     ------

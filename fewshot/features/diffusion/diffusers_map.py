@@ -129,7 +129,7 @@ def join_qkv(parts: list[Tensor], config: UNetConfig) -> Tensor:
 
 
 def diffusers_config(config: UNetConfig) -> dict[str, object]:
-    """Return the ``config.json`` of a `UNet2DModel` that computes what `UNet(config)` does.
+    """Return the ``config.json`` of the `UNet2DModel` that equals `UNet(config)`.
 
     Raises
     ------
@@ -148,7 +148,7 @@ def diffusers_config(config: UNetConfig) -> dict[str, object]:
             f"got {config.channel_mult}"
         )
     if config.rescale_timesteps:
-        raise ValueError("diffusers has no flag for rescale_timesteps, with which the network is told another time")
+        raise ValueError("diffusers has no flag for rescale_timesteps, which changes the network's time input")
     plain = (
         ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if config.resblock_updown else ("DownBlock2D", "UpBlock2D")
     )

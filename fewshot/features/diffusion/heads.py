@@ -122,7 +122,7 @@ class TransformerBlock(nn.Module):
 
 
 class HeadTrace(NamedTuple):
-    """What `fit_head` saw.
+    """Trace of `fit_head`.
 
     Attributes
     ----------

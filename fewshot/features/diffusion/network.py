@@ -40,7 +40,7 @@ class Recipe:
     t, snr
         Timestep, and the signal-to-noise ratio there.
     model_time
-        What the network is told at ``t``.
+        Time input of the network at ``t``.
     pool
         Cells along a side of the pooled map, at most; smaller maps stay as they are.
     n_noise
@@ -70,7 +70,7 @@ class Recipe:
         return max(int(layer) for layer in self.layers)
 
     def spec(self) -> dict[str, object]:
-        """Return the fields as JSON can say them, with the name of the noise's stream."""
+        """Return the fields as JSON values, with the name of the noise's stream."""
         return {**asdict(self), "layers": list(self.layers), "noise": STREAM}
 
 

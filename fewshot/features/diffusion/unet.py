@@ -88,7 +88,7 @@ class Upsample(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """A residual block that is told the time, and may resample."""
+    """A residual block with time embedding and optional resampling."""
 
     def __init__(self, config: UNetConfig, n_in: int, n_out: int, direction: str = "") -> None:
         super().__init__()
@@ -147,7 +147,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Sequential):
-    """Layers in a row, of which the residual ones are told the time; the unit that is numbered."""
+    """A sequence of layers, the residual ones with time embedding; the numbered unit."""
 
     def forward(self, x: Tensor, emb: Tensor) -> Tensor:  # type: ignore[override]
         """Map (b, channels, height, width) and the embedded time."""
@@ -208,7 +208,7 @@ class UNet(nn.Module):
         yield from self.output_blocks
 
     def truncate(self, last: int) -> None:
-        """Remove, in place, all weights that block ``last`` and those before it do not use."""
+        """Remove, in place, all weights that the blocks up to ``last`` do not use."""
         middle = self.config.middle
         self.input_blocks = self.input_blocks[:last]
         if last < middle:
@@ -226,7 +226,7 @@ class UNet(nn.Module):
         x
             (b, 3, image_size, image_size), noised.
         t
-            What the network is told of the time: a number, or (b,).
+            Time input of the network: a number, or (b,).
         blocks
             Numbers of blocks in [1, n_blocks].
 
@@ -262,7 +262,7 @@ class UNet(nn.Module):
 
 
 def _encoder(config: UNetConfig) -> tuple[list[Block], list[int]]:
-    """Return the encoder's blocks, and the channels of what each puts out."""
+    """Return the encoder's blocks, and the number of output channels of each."""
     n_channels = config.level_channels[0]
     blocks, widths = [Block(nn.Conv2d(3, n_channels, 3, padding=1))], [n_channels]
     for level, n_out in enumerate(config.level_channels):
@@ -278,7 +278,7 @@ def _encoder(config: UNetConfig) -> tuple[list[Block], list[int]]:
 
 
 def _decoder(config: UNetConfig, skip_channels: list[int]) -> list[Block]:
-    """Return the decoder's blocks, each of which also takes what one block of the encoder put out."""
+    """Return the decoder's blocks, each with the skip connection of one encoder block."""
     n_channels, skips = config.level_channels[-1], list(skip_channels)
     blocks = []
     for level, n_out in reversed(list(enumerate(config.level_channels))):

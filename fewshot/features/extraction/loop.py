@@ -157,7 +157,7 @@ class _Loop:
         return record
 
     def _wait(self) -> None:
-        """Wait for the shard that is being written, and raise what went wrong."""
+        """Wait for the shard that is being written, and raise its error."""
         if self._writing is not None:
             self._finished(self._writing.result())
             self._writing = None

@@ -128,7 +128,7 @@ def _started_ray() -> Any:
 
 
 def _room(resources: Mapping[str, float], n_shards: int, device: str) -> tuple[int, dict[str, int]]:
-    """Return how many workers to start, and what each reserves.
+    """Return the number of workers, and the resources of each.
 
     One core stays free: a pool that reserves them all can wait for ever for the rest of its job.
 

@@ -30,7 +30,7 @@ _TURNS = {
 
 
 class Decoded(NamedTuple):
-    """An image and what was done to it.
+    """An image and its conversions.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class Decoded(NamedTuple):
 
 
 def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Decoded:
-    """Decode an AVIF, BMP, GIF, JPEG, PNG, PNM, TIFF or WebP image, told by its content, to upright 8-bit RGB.
+    """Decode an AVIF, BMP, GIF, JPEG, PNG, PNM, TIFF or WebP image, recognised by its content, to upright 8-bit RGB.
 
     ==================== ==========================================================================================
     note                 treatment
@@ -77,7 +77,7 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     Raises
     ------
     UnreadableImage
-        If there are no pixels to be had; a bad file raises nothing else. A truncated image is never filled up.
+        If no pixels can be read; a bad file raises nothing else. A truncated image is never filled up.
     RuntimeError
         If the process has set ``PIL.ImageFile.LOAD_TRUNCATED_IMAGES``, which would fill it up.
     ImportError

@@ -131,7 +131,7 @@ def _visible(root: str) -> list[str]:
 
 
 def walk_folder(root: PathLike, labelled: bool) -> Iterator[ImageRecord]:
-    """Yield the images of a folder tree, told by their suffix, in the order of the bytes of their relative paths.
+    """Yield the images of a folder tree, by their suffix, in the order of the bytes of their relative paths.
 
     Parameters
     ----------

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
-from fewshot.features.images.resize import Size, border_size, cover_size, halved, padded, resized_centre, short_size
+from fewshot.features.images.resize import Size, border_size, cover_size, halved, padded, resized_center, short_size
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,19 +28,19 @@ INTERPOLATIONS = ("bicubic", "bilinear")
 
 @dataclass(frozen=True, slots=True)
 class Preprocess:
-    """What a network expects of an image; part of an extractor's key.
+    """Preprocessing of an image for a network; part of an extractor's key.
 
     Parameters
     ----------
     size
         (height, width) of the network's input, in pixels.
     resize
-        - ``short``: the image is scaled to just cover floor(size / crop_fraction), then the centre is cut out.
-        - ``squash``: each side becomes floor(size / crop_fraction), whatever the aspect ratio, then the centre is cut
+        - ``short``: the image is scaled to just cover floor(size / crop_fraction), then the center is cut out.
+        - ``squash``: each side becomes floor(size / crop_fraction), whatever the aspect ratio, then the center is cut
           out.
         - ``border``: scaled to just fit in floor(size / crop_fraction), then cut, or padded with the mean, to ``size``.
         - ``adm``: halved by 2 x 2 means while both sides are at least twice ``size``, scaled to just cover ``size``,
-          then the centre is cut out [ADM]. Needs ``crop_fraction`` 1 and ``bicubic``.
+          then the center is cut out [ADM]. Needs ``crop_fraction`` 1 and ``bicubic``.
     crop_fraction
         Share of the resized image that is kept, per side, in (0, 1].
     interpolation
@@ -100,7 +100,7 @@ class Preprocess:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Preprocess:
-        """Build it again from what `spec` returned, read from JSON or not.
+        """Rebuild it from the fields that `spec` returned, read from JSON or not.
 
         Raises
         ------
@@ -114,7 +114,7 @@ class Preprocess:
         return cls(**spec)
 
     def spec(self) -> dict[str, object]:
-        """Return the fields as JSON can say them."""
+        """Return the fields as JSON values."""
         return asdict(self)
 
     def apply(self, image: Image.Image) -> Tensor:
@@ -131,14 +131,14 @@ class Preprocess:
         height, width = (math.floor(side / self.crop_fraction) for side in self.size)
         match self.resize:
             case "short":
-                cut = self._centre(image, short_size(old, (height, width)))
+                cut = self._center(image, short_size(old, (height, width)))
             case "squash":
-                cut = self._centre(image, (height, width))
+                cut = self._center(image, (height, width))
             case "border":
-                cut = padded(self._centre(image, border_size(old, (height, width))), self.size, self.mean)
+                cut = padded(self._center(image, border_size(old, (height, width))), self.size, self.mean)
             case _:
                 image = halved(image, self.size)
-                cut = self._centre(image, cover_size((image.height, image.width), self.size))
+                cut = self._center(image, cover_size((image.height, image.width), self.size))
         return torch.from_numpy(np.array(cut))
 
     def apply_array(self, image: npt.NDArray[np.uint8] | Tensor) -> Tensor:
@@ -166,8 +166,8 @@ class Preprocess:
         std = torch.tensor(self.std, device=images.device).view(3, 1, 1)
         return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
-    def _centre(self, image: Image.Image, new: Size) -> Image.Image:
-        return resized_centre(image, new, self.size, self.interpolation, floor=self.resize == "adm")
+    def _center(self, image: Image.Image, new: Size) -> Image.Image:
+        return resized_center(image, new, self.size, self.interpolation, floor=self.resize == "adm")
 
 
 def _checked_size(size: Sequence[int]) -> tuple[int, int]:

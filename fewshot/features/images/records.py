@@ -1,4 +1,4 @@
-"""What a list of images is made of."""
+"""Records of a list of images."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 if TYPE_CHECKING:
     from PIL import Image
 
-__all__ = ["Size", "border_size", "cover_size", "halved", "padded", "resized_centre", "short_size"]
+__all__ = ["Size", "border_size", "cover_size", "halved", "padded", "resized_center", "short_size"]
 
 Size: TypeAlias = tuple[int, int]
 _N_PIXELS_WHOLE = 2**24
@@ -45,8 +45,8 @@ def halved(image: Image.Image, target: Size) -> Image.Image:
     return image
 
 
-def resized_centre(image: Image.Image, new: Size, size: Size, interpolation: str, *, floor: bool) -> Image.Image:
-    """Resize to ``new`` and cut out the centre: ``size``, or what there is of it.
+def resized_center(image: Image.Image, new: Size, size: Size, interpolation: str, *, floor: bool) -> Image.Image:
+    """Resize to ``new`` and crop the center to ``size``, or to the smaller image.
 
     Parameters
     ----------
@@ -77,7 +77,7 @@ def padded(image: Image.Image, size: Size, mean: tuple[float, float, float]) -> 
 
 
 def _window(new: int, size: int, floor: bool) -> tuple[int, int]:
-    """Return start and length of the centre of a side."""
+    """Return start and length of the center of a side."""
     margin = max(new - size, 0)
     return margin // 2 if floor else round(margin / 2), min(new, size)
 

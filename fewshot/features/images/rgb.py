@@ -36,7 +36,7 @@ def is_wide(image: ImageFile.ImageFile) -> bool:
 
 
 def mode_notes(image: Image.Image, wide: bool) -> Iterator[str]:
-    """Yield what `to_rgb` does to an image, in the order of the table."""
+    """Yield the conversions of `to_rgb` for an image, in the order of the table."""
     if wide:
         yield "16-bit"
     if _mode(image) in _NOTES:

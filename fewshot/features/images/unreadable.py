@@ -1,4 +1,4 @@
-"""What cannot be read: one error with its codes, and guards that let nothing else through."""
+"""Unreadable images: one error with its codes, and guards that convert all others to it."""
 
 from __future__ import annotations
 

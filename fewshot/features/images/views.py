@@ -86,7 +86,7 @@ def spatial_regions(height: int, width: int, n_levels: int, *, square: str = "en
         At least 1; [OTS] takes 4 for references and 3 for queries.
     square
         - ``enclosing``: squares of side ceil(2 L / (i + 1)), L the longer side of the image; inside of the image in the
-          directions in which they fit, centred over it in the others (where the i columns or rows then coincide).
+          directions in which they fit, centered over it in the others (where the i columns or rows then coincide).
         - ``none``: of the image's shape, inside of the image; a network's square input squeezes them.
 
     Returns
@@ -128,7 +128,7 @@ def region_views(
     square: str = "enclosing",
     fill: tuple[int, int, int] = (0, 0, 0),
 ) -> tuple[Image.Image, ...]:
-    """Return the `spatial_regions` of an RGB image; what lies outside of the image is ``fill``.
+    """Return the `spatial_regions` of an RGB image; pixels outside of the image are ``fill``.
 
     Raises
     ------
@@ -140,7 +140,7 @@ def region_views(
 
 
 def _jitter_boxes(height: int, width: int) -> tuple[Box, ...]:
-    """Return four corners and the centre; margins are even, so that mirroring the image mirrors the boxes."""
+    """Return four corners and the center; margins are even, so that mirroring the image mirrors the boxes."""
     x, y = (width + 3) // 6, (height + 3) // 6
     right, bottom = width - 2 * x, height - 2 * y
     corners = ((0, 0), (2 * x, 0), (0, 2 * y), (2 * x, 2 * y), (x, y))
@@ -148,7 +148,7 @@ def _jitter_boxes(height: int, width: int) -> tuple[Box, ...]:
 
 
 def _rotated(image: Image.Image, angle: float) -> Image.Image:
-    """Rotate about the centre, keeping the largest rectangle of the same shape that the rotated image contains."""
+    """Rotate about the center, keeping the largest rectangle of the same shape that the rotated image contains."""
     from PIL import Image
 
     cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -172,7 +172,7 @@ def _level(height: int, width: int, tall: int, wide: int, level: int) -> list[Bo
 
 
 def _spread(side: int, length: int, n: int) -> list[int]:
-    """Return where ``n`` stretches start that are evenly spread over a side, or centred over one that is shorter."""
+    """Return where ``n`` stretches start that are evenly spread over a side, or centered over one that is shorter."""
     margin = side - length
     return [margin * position // (n - 1) for position in range(n)] if n > 1 and margin > 0 else [margin // 2] * n
 

@@ -37,7 +37,7 @@ def read_parquet_file(path: Path, parts: Parts) -> Located:
 
 
 def read_dataset_folder(path: Path, parts: Parts) -> Located:
-    """Read what ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk`` wrote.
+    """Read a folder of ``Dataset.save_to_disk`` or ``DatasetDict.save_to_disk``.
 
     Raises
     ------
@@ -96,7 +96,7 @@ def _vector_column(schema: pa.Schema, vectors: list[str], asked: str | None) -> 
     column = named_part("embedding", vectors if asked else schema.names, usual, asked)
     if column is None:
         columns = ", ".join(schema.names)
-        raise ValueError(f"no column of vectors can be told among {columns}: name it with --embedding")
+        raise ValueError(f"expected one column of vectors, got the columns {columns}: name it with --embedding")
     return column
 
 

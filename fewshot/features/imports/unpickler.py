@@ -34,7 +34,7 @@ _MOST_DEPTH = 4
 
 
 class _Name:
-    """What stands for a global: it can be called, and nothing can be done to it."""
+    """Stand-in for a global: it can be called, and has no attributes."""
 
     __slots__ = ("_build",)
 
@@ -102,7 +102,7 @@ class _ArrayUnpickler(pickle.Unpickler):
         self._names |= {name: _Name(build) for name, build in _OTHERS.items()}
 
     def find_class(self, module_name: str, global_name: str) -> object:
-        """Return what stands for a global, or refuse it by name."""
+        """Return the stand-in for a global, or refuse it by name."""
         found = self._names.get(f"{module_name}.{global_name}")
         if found is None:
             raise RefusedError(
@@ -173,7 +173,7 @@ def read_pickle(path: str | os.PathLike[str]) -> object:
 
 
 def _opened(value: object, done: dict[int, object], depth: int) -> object:
-    """Take what was built out of its boxes; what comes twice is opened once."""
+    """Unwrap the built objects; an object that occurs twice is unwrapped once."""
     if isinstance(value, Built):
         return value.value
     if not isinstance(value, (dict, list, tuple)):

@@ -176,7 +176,7 @@ class StoreFolder:
         return [ImageRecord(*json.loads(line)) for line in self.lines(shard).splitlines()]
 
     def damaged_shards(self) -> list[int]:
-        """Read all finished shards and return those whose contents differ from the checksum of their record."""
+        """Read all finished shards and return those that differ from the checksum of their record."""
         return [record.shard for record in self.records() if file_hash(self.array_path(record.shard)) != record.sha256]
 
     @cached_property

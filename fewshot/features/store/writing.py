@@ -110,7 +110,7 @@ def delete_store(path: str | os.PathLike[str]) -> None:
 
 
 def remove_temporaries(store: StoreFolder, shard: int) -> None:
-    """Remove what a killed writer of this shard left behind; call it with the shard locked."""
+    """Remove the temporary files of a killed writer of this shard; call it with the shard locked."""
     _remove(store.path.glob(f".shard-{shard:05d}.*.tmp"))
 
 
@@ -132,7 +132,7 @@ def _is_later(name: str) -> bool:
 def _write_list(
     path: Path, images: Iterable[ImageRecord], shard_size: int
 ) -> tuple[dict[str, Any], npt.NDArray[np.int64]]:
-    """Write the list of images line by line; return what the head says of it, and where each shard begins."""
+    """Write the list of images line by line; return its entry in the head, and the offset of each shard."""
     digest, names, offsets, n_images, position = hashlib.sha256(), set(), [], 0, 0
     with path.open("wb") as file:
         for image in images:
@@ -149,11 +149,11 @@ def _write_list(
 
 
 def _check_same(folder: Path, found: StoreHead, wanted: StoreHead) -> None:
-    """Check that what is in a store is what is about to be added."""
-    told = [json.loads(head.to_json()) for head in (found, wanted)]
-    for document in told:
+    """Check that a store's contents match the run that adds to it."""
+    documents = [json.loads(head.to_json()) for head in (found, wanted)]
+    for document in documents:
         del document["about"], document["images_root"]
-    difference = next(spec_differences(*told), None)
+    difference = next(spec_differences(*documents), None)
     if difference is not None:
         name, there, here = difference
         raise ValueError(
@@ -201,5 +201,5 @@ class StoreLock:
 
 
 def part_of(shard: int) -> int:
-    """Return the part of the lock that stands for a shard."""
+    """Return the byte range of a shard in the lock file."""
     return _CREATION + 1 + shard
