@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,18 @@ from fewshot.tuning.files import tuned_method
 from ..shared import output
 from ..shared.options import (
     bundle,
-    default,
     device_option,
     document_head,
     given_options,
     json_option,
+    pairs_option,
     quiet_option,
     refuse_together,
     refuse_unused,
     resolve_device,
+    setting_option,
     usage_errors,
+    weights_option,
 )
 from ..shared.tuned_option import tuned_option
 from .document import classification_document, input_warnings
@@ -59,6 +62,8 @@ class ClassifyFiles:
     is_json: bool
     is_quiet: bool
 
+
+_option = partial(setting_option, ClassifySettings)
 
 _what_options = bundle(
     click.option("--support", metavar="DIR", help="Labelled images: a folder for each class, any number in each."),
@@ -89,24 +94,12 @@ _how_options = bundle(
         default=DEFAULT_EXTRACTOR,
         help="The extractor of image features: a name that fewshot extractors lists, or any model of timm.",
     ),
-    click.option(
-        "--weights",
-        metavar="FILE|random",
-        show_default="the published ones",
-        help="The extractor's weights on this machine.",
-    ),
-    click.option(
-        "--option",
-        "options",
-        metavar="KEY=VALUE",
-        multiple=True,
-        help="An option of the extractor, such as readout=cls; repeatable.",
-    ),
-    click.option(
-        "--method",
-        metavar="NAME[:OPTION=VALUE,...]",
-        default=default(ClassifySettings, "method"),
-        help="How queries are answered, see fewshot methods. A transductive one answers all of them together.",
+    weights_option("The extractor's weights on this machine."),
+    pairs_option("--option", "options", "An option of the extractor, such as readout=cls; repeatable."),
+    _option(
+        "method",
+        "NAME[:OPTION=VALUE,...]",
+        "How queries are answered, see fewshot methods. A transductive one answers all of them together.",
     ),
     tuned_option(is_repeatable=False),
     click.option(
@@ -114,13 +107,12 @@ _how_options = bundle(
         is_flag=True,
         help="Take --tuned even if it was tuned on classes of these names: for names that mean other classes.",
     ),
-    click.option(
-        "--reject",
-        type=click.FloatRange(0, 1, max_open=True),
+    _option(
+        "reject",
+        click.FloatRange(0, 1, max_open=True),
+        f"Answer '{UNKNOWN}' where an image is farther from every class than all but about this share of images of "
+        "these classes are; 0: never.",
         metavar="SHARE",
-        default=default(ClassifySettings, "reject"),
-        help=f"Answer '{UNKNOWN}' where an image is farther from every class than all but about this share of images "
-        "of these classes are; 0: never.",
     ),
     device_option,
     json_option,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +27,18 @@ from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_fold
 
 from ..shared import output
 from ..shared.options import (
+    COUNT,
+    FROM_0,
     bundle,
-    choice,
     class_positions,
     default,
     document_head,
+    features_option,
+    labels_option,
     refuse_unused,
     resolve_device,
-    run_options_with,
+    run_options,
+    setting_option,
     usage_errors,
 )
 from ..shared.pictures import Pictures, image_files, read_pictures
@@ -45,7 +50,7 @@ from .table import discovery_report
 
 __all__ = ["discover"]
 
-_COUNT = click.IntRange(min=1)
+_option = partial(setting_option, DiscoveryExperiment)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,83 +95,71 @@ def _power(text: str) -> float:
 
 
 _data_options = bundle(
-    click.option(
-        "--features",
-        metavar="STORE|FILE|digits",
-        required=True,
-        help="Rows, some with a label; read as by fewshot episode. With a store of fewshot extract the report has its "
-        "pictures.",
+    features_option(
+        "Rows, some with a label; read as by fewshot episode. With a store of fewshot extract the report has its "
+        "pictures."
     ),
-    click.option(
-        "--labels",
-        metavar="FILE",
-        help="Labels in place of the file's own: .npy, .txt or .csv, row for row, -1 or nothing where there is none; "
-        "or a .csv with columns file and label that names the labelled images alone.",
+    labels_option(
+        "Labels in place of the file's own: .npy, .txt or .csv, row for row, -1 or nothing where there is none; or a "
+        ".csv with columns file and label that names the labelled images alone."
     ),
-    click.option(
-        "--unlabelled",
-        metavar="CLASS",
+    _option(
+        "unlabelled",
+        "CLASS",
+        "A class whose rows count as unlabelled, such as the folder of unsorted images; repeatable.",
         multiple=True,
-        help="A class whose rows count as unlabelled, such as the folder of unsorted images; repeatable.",
     ),
     click.option("--out", metavar="DIR", required=True, help="The folder to write."),
     click.option("--overwrite", "is_overwritten", is_flag=True, help="Replace an earlier result in --out."),
 )
 
 _method_options = bundle(
-    click.option(
-        "--method",
-        default=default(DiscoveryExperiment, "method"),
-        **choice(list(DISCOVERY_METHODS)),
-        help="discovery finds the number of classes as it goes; the others take --n-classes, or estimate it first.",
+    _option(
+        "method",
+        list(DISCOVERY_METHODS),
+        "discovery finds the number of classes as it goes; the others take --n-classes, or estimate it first.",
     ),
-    click.option(
-        "--n-classes",
-        default=default(DiscoveryExperiment, "n_classes"),
+    _option(
+        "n_classes",
+        f"{AUTO}|N",
+        "Classes in all, the known ones included; auto: found from the rows, never from held-out labels.",
         callback=_auto_or(_count, "a whole number from 1"),
-        metavar=f"{AUTO}|N",
-        help="Classes in all, the known ones included; auto: found from the rows, never from held-out labels.",
     ),
-    click.option(
-        "--power",
-        default=default(DiscoveryExperiment, "power"),
+    _option(
+        "power",
+        f"{AUTO}|X",
+        "Weight of one row in the evidence of discovery, in (0, 1]; larger values find more classes. auto: the value "
+        "at which held-out known classes are each found exactly once.",
         callback=_auto_or(_power, "a number above 0, 1 at most"),
-        metavar=f"{AUTO}|X",
-        help="Weight of one row in the evidence of discovery, in (0, 1]; larger values find more classes. auto: the "
-        "value at which held-out known classes are each found exactly once.",
     ),
 )
 
 _test_options = bundle(
-    click.option(
-        "--n-known", type=_COUNT, metavar="N", help="To test: of a labelled pool, only the first N classes are known."
-    ),
+    _option("n_known", COUNT, "To test: of a labelled pool, only the first N classes are known."),
     click.option(
         "--known-classes",
         metavar="LIST",
         help="To test: only these are known, as 0-24,30 or crow,wren, or the .json of an SSB split; random: --n-known "
         "of them.",
     ),
-    click.option(
-        "--labelled-fraction",
-        type=click.FloatRange(min=0, max=1, min_open=True),
-        metavar="X",
-        default=default(DiscoveryExperiment, "labelled_fraction"),
-        help="To test: the share of the known classes' rows that keep their labels.",
+    _option(
+        "labelled_fraction",
+        click.FloatRange(min=0, max=1, min_open=True),
+        "To test: the share of the known classes' rows that keep their labels.",
     ),
 )
 
 _output_options = bundle(
     click.option(
         "--examples",
-        type=_COUNT,
+        type=COUNT,
         metavar="N",
         default=default(DiscoveryExperiment, "n_examples"),
         help="Typical pictures of a class; fewer of many classes.",
     ),
     click.option(
         "--map-rows",
-        type=click.IntRange(min=0),
+        type=FROM_0,
         metavar="N",
         default=default(DiscoveryExperiment, "n_map_rows"),
         help="Rows that t-SNE places on the map, others go beside these; 0: no map.",
@@ -188,7 +181,7 @@ _output_options = bundle(
 @_method_options
 @_test_options
 @_output_options
-@run_options_with("Decides every draw: one seed, one result.")
+@run_options(DiscoveryExperiment, "Decides every draw: one seed, one result.")
 @click.pass_context
 def discover(context: click.Context, /, known_classes: str | None, examples: int, map_rows: int, **words: Any) -> None:
     """Sort unlabelled rows into the known classes and new ones, and report on them.

@@ -46,18 +46,14 @@ def distill(
     /,
     images: str,
     out: str,
-    method: str,
-    options: tuple[str, ...],
-    changes: tuple[str, ...],
     evaluate: str | None,
-    labels: str,
     workers: int | None,
     device: str,
     is_overwritten: bool,
     is_resumed: bool,
     is_json: bool,
     is_quiet: bool,
-    **settings: Any,
+    **words: Any,
 ) -> None:
     """Learn features from images without labels, and write a network that fewshot extract reads.
 
@@ -71,13 +67,10 @@ def distill(
       fewshot distill --images photos/ --init mugs_vit_small.pth --epochs 20 --out own.safetensors
       fewshot extract --images photos/ --extractor distilled --weights own.safetensors --out store/
     """  # noqa: D301 (click's own mark)
-    needs_labels = (labels != "none", "needs labels, and --labels is none")
-    refuse_unused(context, {"evaluate": needs_labels, "n_scored": needs_labels})
     _check_out(context, out, is_overwritten)
-    settings["options"] = {key: guess_value(text) for key, text in map(split_option, options)}
-    settings["changes"] = parse_changes(changes, method)
-    with usage_errors(context):
-        chosen = DistillSettings(method=method, labels=labels, **settings)
+    chosen = _settings(context, **words)
+    needs_labels = (chosen.labels != "none", "needs labels, and --labels is none")
+    refuse_unused(context, {"evaluate": needs_labels, "n_scored": needs_labels})
     place, n_workers = process_device(device), default_n_workers() if workers is None else workers
     with _processes(place):
         with output.gathered_warnings() as early:
@@ -90,7 +83,7 @@ def distill(
         with output.gathered_warnings() as late:
             result = _result(run, is_quiet=is_quiet)
         number = rank()
-    words = context.params | {
+    used = context.params | {
         "backbone": run.plan.settings.backbone,
         "freeze_epochs": run.plan.settings.freeze_epochs,
         "workers": n_workers,
@@ -99,10 +92,22 @@ def distill(
     }
     inputs = f"--images {shlex.quote(images)} --extractor distilled --weights {shlex.quote(out)}"
     next_command = f"fewshot extract {inputs} --out store/"
-    document = document_head(context) | distillation_document(words, run.plan, result, out, next_command)
+    document = document_head(context) | distillation_document(used, run.plan, result, out, next_command)
     document["warnings"] = [*(early if is_json else ()), *document["warnings"], *late]
     if number == 0:
         output.publish(document, distillation_report(run.plan, result, out, next_command), is_json=is_json)
+
+
+def _settings(
+    context: click.Context, method: str, options: tuple[str, ...], changes: tuple[str, ...], **words: Any
+) -> DistillSettings:
+    with usage_errors(context):
+        return DistillSettings(
+            method=method,
+            options={key: guess_value(text) for key, text in map(split_option, options)},
+            changes=parse_changes(changes, method),
+            **words,
+        )
 
 
 def _check_out(context: click.Context, out: str, is_overwritten: bool) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
-from fewshot_episodes.sampler import PROTOCOLS, QUERY_DISTRIBUTIONS
+from fewshot_episodes.sampler import PROTOCOLS
 
 from fewshot.episodic.method import Method
 from fewshot.evaluation.episode_experiment import DRAWN_BY_META_DATASET, META_DATASET, EpisodeExperiment
@@ -21,42 +22,39 @@ from fewshot.tuning.files import tuned_method
 from ..shared import output
 from ..shared.class_columns import check_columns
 from ..shared.options import (
+    COUNT,
+    NUMBERS,
     bundle,
     check_folder,
-    choice,
-    default,
     describe_pool,
-    dirichlet_option,
     document_head,
-    episode_limits,
     load_pool,
     pool_options,
     refuse_together,
     refuse_unused,
     resolve_device,
     run_options,
+    setting_option,
     settings_object,
     settings_of,
-    whole_numbers,
 )
 from ..shared.tuned_option import tuned_facts, tuned_option
-from .arguments import listed_words, optional_numbers, split_methods
+from .arguments import dirichlet_option, distribution_option, effective_way_option, limit_options, split_methods
 from .table import episode_report
 
 __all__ = ["episode"]
 
-_COUNT = click.IntRange(min=1)
 _MOST_NAMED = 3
 
+_option = partial(setting_option, EpisodeExperiment)
+
 _method_options = bundle(
-    click.option(
-        "--method",
+    _option(
         "methods",
-        multiple=True,
-        default=default(EpisodeExperiment, "methods"),
-        metavar="LIST",
-        help="Methods to compare on the same episodes, see fewshot methods: NAME or NAME:OPTION=VALUE,... separated by "
+        "LIST",
+        "Methods to compare on the same episodes, see fewshot methods: NAME or NAME:OPTION=VALUE,... separated by "
         "commas, or the option several times; all: every method.",
+        multiple=True,
     ),
     tuned_option(is_repeatable=True),
     click.option(
@@ -67,69 +65,42 @@ _method_options = bundle(
         metavar="FILE",
         help="Features of other (base) classes, whose mean simpleshot subtracts before it normalises.",
     ),
-    click.option(
-        "--allow-seen-classes",
-        is_flag=True,
-        help="Evaluate even if classes carry the names of classes that weights were trained on or settings tuned on: "
-        "for names that mean other classes.",
+    _option(
+        "allow_seen_classes",
+        {"is_flag": True},
+        "Evaluate even if classes carry the names of classes that weights were trained on or settings tuned on: for "
+        "names that mean other classes.",
     ),
 )
 
 _protocol_options = bundle(
-    click.option(
-        "--n-way", type=_COUNT, metavar="N", default=default(EpisodeExperiment, "n_way"), help="Classes per episode."
-    ),
-    click.option(
-        "--n-shot",
-        default=",".join(map(str, default(EpisodeExperiment, "n_shot"))),
-        callback=whole_numbers(),
-        metavar="LIST",
-        help="Support items per class; a run for each.",
-    ),
-    click.option(
-        "--n-query",
-        type=_COUNT,
-        metavar="N",
-        show_default="15 when balanced",
-        help="Queries per class, for the balanced distribution.",
-    ),
-    click.option(
-        "--n-query-total",
-        type=_COUNT,
-        metavar="N",
+    _option("n_way", COUNT, "Classes per episode."),
+    _option("n_shot", NUMBERS, "Support items per class; a run for each."),
+    _option("n_query", COUNT, "Queries per class, for the balanced distribution.", show_default="15 when balanced"),
+    _option(
+        "n_query_total",
+        COUNT,
+        "Queries per episode in all, for the distributions that draw the counts per class.",
         show_default="75 unless balanced",
-        help="Queries per episode in all, for the distributions that draw the counts per class.",
     ),
-    click.option(
-        "--query-distribution",
-        default=",".join(default(EpisodeExperiment, "query_distribution")),
-        **listed_words(QUERY_DISTRIBUTIONS),
-        help="balanced: the same number for each class. uniform: drawn from the pooled items. dirichlet: class shares "
+    distribution_option(
+        EpisodeExperiment,
+        "balanced: the same number for each class. uniform: drawn from the pooled items. dirichlet: class shares "
         "drawn from a Dirichlet distribution. A run for each.",
     ),
-    click.option(
-        "--n-effective-way",
-        callback=optional_numbers,
-        metavar="LIST",
-        show_default="n-way",
-        help="Classes of an episode that have queries at all; a run for each number and distribution.",
+    effective_way_option(
+        EpisodeExperiment,
+        "Classes of an episode that have queries at all; a run for each number and distribution.",
     ),
-    dirichlet_option,
-    click.option(
-        "--protocol",
-        default=default(EpisodeExperiment, "protocol"),
-        **choice([*PROTOCOLS, META_DATASET]),
-        help="disjoint: no query is a support item. unem-official: they may overlap, as in the released code of UNEM, "
-        "to reproduce its tables only. meta-dataset: ways and shots vary, the counts above do not apply.",
+    dirichlet_option(EpisodeExperiment),
+    _option(
+        "protocol",
+        [*PROTOCOLS, META_DATASET],
+        "disjoint: no query is a support item. unem-official: they may overlap, as in the released code of UNEM, to "
+        "reproduce its tables only. meta-dataset: ways and shots vary, the counts above do not apply.",
     ),
-    click.option(
-        "--n-episodes",
-        type=_COUNT,
-        metavar="N",
-        default=default(EpisodeExperiment, "n_episodes"),
-        help="Episodes per run.",
-    ),
-    episode_limits,
+    _option("n_episodes", COUNT, "Episodes per run."),
+    limit_options(EpisodeExperiment),
 )
 
 
@@ -137,7 +108,7 @@ _protocol_options = bundle(
 @pool_options
 @_method_options
 @_protocol_options
-@run_options
+@run_options(EpisodeExperiment)
 @click.option("--out", metavar="FILE", help="Write the JSON document to a file as well, which fewshot report reads.")
 @click.option(
     "--keep-episodes",
@@ -145,7 +116,7 @@ _protocol_options = bundle(
     help="Keep each episode's accuracy in the document: fewshot report then pairs methods that ran apart.",
 )
 @click.pass_context
-def episode(context: click.Context, /, **settings: Any) -> None:
+def episode(context: click.Context, /, methods: tuple[str, ...], **words: Any) -> None:
     """Run methods on the same few-shot episodes and print their accuracy.
 
     Each episode draws --n-way classes, --n-shot labelled items of each, and queries to classify. The table shows the
@@ -159,12 +130,11 @@ def episode(context: click.Context, /, **settings: Any) -> None:
       fewshot episode --features digits --method all --query-distribution balanced,dirichlet
       fewshot episode --features FILE --n-way 20 --query-distribution uniform --n-effective-way 1,5
     """  # noqa: D301 (click's own mark)
-    built = _built(context, settings["methods"])
-    settings |= {"methods": tuple(built), "n_shot": tuple(settings["n_shot"])}
-    settings |= {name: _as_tuple(settings[name]) for name in ("query_distribution", "n_effective_way")}
+    built = _built(context, methods)
     _check_applicable(context, built)
-    experiment = settings_object(context, EpisodeExperiment, settings)
-    files = EpisodeFiles(**settings)
+    words["methods"] = tuple(built)
+    experiment = settings_object(context, EpisodeExperiment, words)
+    files = EpisodeFiles(**words)
     if files.out is not None:
         check_folder(files.out)
     with output.gathered_warnings() as noticed:
@@ -190,10 +160,6 @@ class EpisodeFiles:
     device: str
     is_json: bool
     is_quiet: bool
-
-
-def _as_tuple(values: list[Any] | None) -> tuple[Any, ...] | None:
-    return None if values is None else tuple(values)
 
 
 def _built(context: click.Context, texts: Sequence[str]) -> dict[str, Method]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,118 +21,80 @@ from ..group import NearestGroup
 from ..shared import output
 from ..shared.class_columns import check_columns
 from ..shared.options import (
+    COUNT,
+    NUMBERS,
+    POSITIVE,
     bundle,
     check_folder,
-    choice,
-    default,
     describe_pool,
     document_head,
     load_pool,
-    number_list,
     pool_options,
     refuse_unused,
     resolve_device,
     run_options,
+    setting_option,
     settings_object,
     settings_of,
-    small_class_option,
     whole_numbers,
 )
 from ..shared.tables import training_report
+from .arguments import small_class_option
 
 __all__ = ["train"]
 
 MIX = "mix"
 _LEARNED = ("class_balance", "temperature", "scale")
-_COUNT = click.IntRange(min=1)
+_option = partial(setting_option, TrainingExperiment)
 
 
 def _effective_ways(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...] | None:
     """Read the list, or None for the mix, whose numbers depend on the pool."""
     ways = whole_numbers(MIX)(context, parameter, value)
-    return None if ways == MIX else tuple(ways)
+    return None if ways == MIX else ways
 
 
 _episode_options = bundle(
-    click.option(
-        "--n-way", type=_COUNT, metavar="N", show_default="20, or all classes if fewer", help="Classes per episode."
+    _option("n_way", COUNT, "Classes per episode.", show_default="20, or all classes if fewer"),
+    _option(
+        "n_shot",
+        NUMBERS,
+        "Support items per class. Numbers are learned for each; an episode takes those of the nearest.",
     ),
-    click.option(
-        "--n-shot",
-        **number_list(default(TrainingExperiment, "n_shot")),
-        metavar="LIST",
-        help="Support items per class. Numbers are learned for each; an episode takes those of the nearest.",
-    ),
-    click.option(
-        "--n-query-total",
-        type=_COUNT,
-        metavar="N",
+    _option(
+        "n_query_total",
+        COUNT,
+        "Queries per episode in all, uniform over the pooled items of the effective ways.",
         show_default="75, or what the smallest classes allow",
-        help="Queries per episode in all, uniform over the pooled items of the effective ways.",
     ),
-    click.option(
-        "--effective-ways",
+    _option(
+        "effective_ways",
+        "mix|LIST",
+        "How many classes of an episode have queries, such as 5 or 2,5,10; the episodes are spread over these. mix: 2, "
+        "5, 10 and n-way, so that the result is good at all of them.",
         default=MIX,
         callback=_effective_ways,
-        metavar="mix|LIST",
-        help="How many classes of an episode have queries, such as 5 or 2,5,10; the episodes are spread over these. "
-        "mix: 2, 5, 10 and n-way, so that the result is good at all of them.",
     ),
-    click.option(
-        "--n-episodes",
-        type=_COUNT,
-        metavar="N",
-        default=default(TrainingExperiment, "n_episodes"),
-        help="Training episodes in all, for each number of shots.",
-    ),
-    small_class_option,
+    _option("n_episodes", COUNT, "Training episodes in all, for each number of shots."),
+    small_class_option(TrainingExperiment),
 )
 
 _model_options = bundle(
-    click.option(
-        "--n-layers",
-        type=_COUNT,
-        metavar="N",
-        default=default(TrainingExperiment, "n_layers"),
-        help="EM steps, each with its own λ and T.",
+    _option("n_layers", COUNT, "EM steps, each with its own λ and T."),
+    _option("likelihood", LIKELIHOODS, "How a class spreads."),
+    _option("inputs", INPUTS, "For the dirichlet likelihood: what the features are."),
+    _option(
+        "raw_scale",
+        {"is_flag": True},
+        "For the gaussian likelihood: take features as they are, as the paper does, not in units of each episode's "
+        "scatter.",
     ),
-    click.option(
-        "--likelihood",
-        default=default(TrainingExperiment, "likelihood"),
-        **choice(LIKELIHOODS),
-        help="How a class spreads.",
-    ),
-    click.option(
-        "--inputs",
-        default=default(TrainingExperiment, "inputs"),
-        **choice(INPUTS),
-        help="For the dirichlet likelihood: what the features are.",
-    ),
-    click.option(
-        "--raw-scale",
-        is_flag=True,
-        help="For the gaussian likelihood: take features as they are, as the paper does, not in units of each "
-        "episode's scatter.",
-    ),
-    click.option(
-        "--n-steps",
-        type=_COUNT,
-        metavar="N",
-        default=default(TrainingExperiment, "n_steps"),
-        help="Steps of Adam, each on all episodes.",
-    ),
-    click.option(
-        "--learning-rate",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="X",
-        show_default="0.1, dirichlet 0.5",
-        help="Step size of Adam, halved every 50 steps.",
-    ),
-    click.option(
-        "--loss",
-        default=default(TrainingExperiment, "loss"),
-        **choice(tuple(LOSSES)),
-        help="nll: negative log-likelihood of the right answers. double-softmax: the paper's.",
+    _option("n_steps", COUNT, "Steps of Adam, each on all episodes."),
+    _option("learning_rate", POSITIVE, "Step size of Adam, halved every 50 steps.", show_default="0.1, dirichlet 0.5"),
+    _option(
+        "loss",
+        tuple(LOSSES),
+        "nll: negative log-likelihood of the right answers. double-softmax: the paper's.",
     ),
 )
 
@@ -161,9 +124,9 @@ def train() -> None:
 @_episode_options
 @_model_options
 @_test_options
-@run_options
+@run_options(TrainingExperiment)
 @click.pass_context
-def unem(context: click.Context, /, **settings: Any) -> None:
+def unem(context: click.Context, /, **words: Any) -> None:
     """Learn UNEM's numbers on labelled classes and write them to a file.
 
     The numbers (λ and T of each layer, and a scale) are few and shared by all classes: learn them on classes that you
@@ -174,9 +137,9 @@ def unem(context: click.Context, /, **settings: Any) -> None:
       fewshot train unem --features digits --classes 0-4 --out unem.safetensors
       fewshot episode --features digits --classes 5-9 --method unem --weights unem.safetensors
     """  # noqa: D301 (click's own mark)
-    experiment = settings_object(context, TrainingExperiment, settings)
+    experiment = settings_object(context, TrainingExperiment, words)
     _check_applicable(context, experiment)
-    files = TrainingFiles(**settings)
+    files = TrainingFiles(**words)
     check_folder(files.out)
     with output.gathered_warnings() as noticed:
         document = document_head(context) | _train(files, experiment)

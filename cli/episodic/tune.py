@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shlex
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import click
 from fewshot_episodes import EpisodeSampler
-from fewshot_episodes.sampler import QUERY_DISTRIBUTIONS
 
 from fewshot.checks import check_choice
 from fewshot.features import FeatureSet
@@ -20,28 +20,27 @@ from fewshot.tuning.search import MIN_EPISODES, Score, Tuning
 from ..shared import output
 from ..shared.class_columns import check_columns
 from ..shared.options import (
+    COUNT,
+    NUMBERS,
     bundle,
     check_folder,
-    default,
     describe_pool,
-    dirichlet_option,
     document_head,
-    episode_limits,
     load_pool,
     pool_options,
     refuse_unused,
     resolve_device,
     run_options,
+    setting_option,
     settings_object,
     settings_of,
-    whole_numbers,
 )
-from .arguments import listed_words, optional_numbers
+from .arguments import dirichlet_option, distribution_option, effective_way_option, limit_options
 from .tune_table import tune_report
 
 __all__ = ["tune"]
 
-_COUNT = click.IntRange(min=1)
+_option = partial(setting_option, TuningExperiment)
 
 
 def _method_word(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -57,8 +56,10 @@ def _method_word(context: click.Context, parameter: click.Parameter, value: str)
     return value
 
 
-def _grid_words(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> dict[str, list[str]]:
-    """Read ``option=v1,v2`` words."""
+def _grid_words(
+    context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]
+) -> dict[str, list[str]] | None:
+    """Read ``option=v1,v2`` words, if there are any."""
     grid: dict[str, list[str]] = {}
     for text in texts:
         option, _, words = text.partition("=")
@@ -68,7 +69,7 @@ def _grid_words(context: click.Context, parameter: click.Parameter, texts: tuple
         if option.strip() in grid:
             raise click.BadParameter(f"{option.strip()} is given twice: name its values once", context, parameter)
         grid[option.strip()] = values
-    return grid
+    return grid or None
 
 
 _candidate_options = bundle(
@@ -79,62 +80,40 @@ _candidate_options = bundle(
         metavar="NAME[:OPTION=VALUE,...]",
         help="The method to tune, see fewshot methods. Options given with it are held at their values.",
     ),
-    click.option(
-        "--grid",
+    _option(
+        "grid",
+        "OPTION=VALUE,...",
+        "Values to try for an option; for several, give it again. The default joins them; options that are not named "
+        "are not tuned.",
         multiple=True,
         callback=_grid_words,
-        metavar="OPTION=VALUE,...",
         show_default="the method's own",
-        help="Values to try for an option; for several, give it again. The default joins them; options that are not "
-        "named are not tuned.",
     ),
-    click.option(
-        "--n-candidates",
-        type=click.IntRange(min=2),
-        metavar="N",
-        default=default(TuningExperiment, "n_candidates"),
-        help="At most so many combinations: of more, the default and others drawn at random.",
+    _option(
+        "n_candidates",
+        click.IntRange(min=2),
+        "At most so many combinations: of more, the default and others drawn at random.",
     ),
 )
 
 _protocol_options = bundle(
-    click.option(
-        "--n-way", type=_COUNT, metavar="N", default=default(TuningExperiment, "n_way"), help="Classes per episode."
+    _option("n_way", COUNT, "Classes per episode."),
+    _option("n_shot", NUMBERS, "Support items per class, each in turn."),
+    distribution_option(
+        TuningExperiment,
+        "How queries spread over the classes, see fewshot episode; each in turn. The accuracy is averaged over these "
+        "and over the numbers of shots, each counting the same.",
     ),
-    click.option(
-        "--n-shot",
-        default=",".join(map(str, default(TuningExperiment, "n_shot"))),
-        callback=whole_numbers(),
-        metavar="LIST",
-        help="Support items per class, each in turn.",
+    effective_way_option(TuningExperiment, "Classes of an episode that have queries at all, each in turn."),
+    _option("n_query", COUNT, "Queries per class, when balanced.", show_default="15"),
+    _option("n_query_total", COUNT, "Queries in all, unless balanced.", show_default="75"),
+    dirichlet_option(TuningExperiment),
+    _option(
+        "n_episodes",
+        click.IntRange(min=MIN_EPISODES),
+        "Episodes per number of shots and distribution; the more, the smaller the differences that are found.",
     ),
-    click.option(
-        "--query-distribution",
-        default=",".join(default(TuningExperiment, "query_distribution")),
-        **listed_words(QUERY_DISTRIBUTIONS),
-        help="How queries spread over the classes, see fewshot episode; each in turn. The accuracy is averaged over "
-        "these and over the numbers of shots, each counting the same.",
-    ),
-    click.option(
-        "--n-effective-way",
-        callback=optional_numbers,
-        metavar="LIST",
-        show_default="n-way",
-        help="Classes of an episode that have queries at all, each in turn.",
-    ),
-    click.option("--n-query", type=_COUNT, metavar="N", show_default="15", help="Queries per class, when balanced."),
-    click.option(
-        "--n-query-total", type=_COUNT, metavar="N", show_default="75", help="Queries in all, unless balanced."
-    ),
-    dirichlet_option,
-    click.option(
-        "--n-episodes",
-        type=click.IntRange(min=MIN_EPISODES),
-        metavar="N",
-        default=default(TuningExperiment, "n_episodes"),
-        help="Episodes per number of shots and distribution; the more, the smaller the differences that are found.",
-    ),
-    episode_limits,
+    limit_options(TuningExperiment),
 )
 
 
@@ -143,9 +122,9 @@ _protocol_options = bundle(
 @_candidate_options
 @_protocol_options
 @click.option("--out", metavar="FILE", required=True, help="The JSON file to write; one that exists is replaced.")
-@run_options
+@run_options(TuningExperiment)
 @click.pass_context
-def tune(context: click.Context, /, **settings: Any) -> None:
+def tune(context: click.Context, /, **words: Any) -> None:
     """Choose a method's settings by episodes of validation classes, and write them to a file.
 
     --features and --classes name the validation classes, and nothing else is read: take classes that you will not
@@ -162,12 +141,9 @@ def tune(context: click.Context, /, **settings: Any) -> None:
       fewshot episode --features digits --classes 5-9 --method nearest-prototype --tuned em.json
     """  # noqa: D301 (click's own mark)
     _check_applicable(context)
-    settings |= {"grid": settings["grid"] or None, "n_shot": tuple(settings["n_shot"])}
-    settings["query_distribution"] = tuple(settings["query_distribution"])
-    settings["n_effective_way"] = None if settings["n_effective_way"] is None else tuple(settings["n_effective_way"])
-    check_folder(settings["out"])
-    experiment = settings_object(context, TuningExperiment, settings)
-    files = TuningFiles(**settings)
+    experiment = settings_object(context, TuningExperiment, words)
+    files = TuningFiles(**words)
+    check_folder(files.out)
     with output.gathered_warnings() as noticed:
         document = document_head(context) | _tuned(files, experiment)
     save_tuned(files.out, document["method"], document["class_names"], document)
@@ -195,7 +171,7 @@ def _check_applicable(context: click.Context) -> None:
     rules = {
         "dirichlet_concentration": ("dirichlet" in distributions, why),
         "n_query": ("balanced" in distributions, why),
-        "n_query_total": (distributions != ["balanced"], why),
+        "n_query_total": (distributions != ("balanced",), why),
     }
     refuse_unused(context, rules)
 
@@ -225,14 +201,16 @@ def _tuned(files: TuningFiles, experiment: TuningExperiment) -> dict[str, Any]:
 
 def _run(files: TuningFiles, experiment: TuningExperiment, pool: FeatureSet) -> TuningResult:
     n_each = len(experiment.candidates) * experiment.n_episodes
-    places = {name: place for place, name in enumerate(experiment.samplers(pool))}
+    places: dict[str, int] = {}  # of the regimes, which come one after the other
     remark = f"; nothing was written to {files.out}"
     with output.Progress("episodes", is_quiet=files.is_quiet, remark=remark) as progress:
-        progress.start(f"{len(experiment.candidates)} candidates", n_each * len(places))
+        progress.start(f"{len(experiment.candidates)} candidates", n_each * experiment.n_regimes)
         return run_tuning(
             pool,
             experiment,
-            progress=lambda regime, n_done: progress.update(n_each * places[regime] + n_done, ""),
+            progress=lambda regime, n_done: progress.update(
+                n_each * places.setdefault(regime, len(places)) + n_done, ""
+            ),
         )
 
 

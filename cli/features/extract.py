@@ -19,25 +19,32 @@ from fewshot.features.extraction.to_store import ENGINES, Extraction, ExtractSet
 from fewshot.features.families import extractor, parse_options, split_name
 from fewshot.features.frozen import PRECISIONS, Extractor
 from fewshot.features.store.layout import DTYPES
+from fewshot.features.support_query import DEFAULT_EXTRACTOR
 
 from ..shared import output
 from ..shared.options import (
+    COUNT,
+    FROM_0,
+    argument_default,
     bundle,
     choice,
-    default,
     device_option_with,
     document_head,
     json_option,
+    pairs_option,
     process_device,
     quiet_option,
+    resume_option,
+    setting_option,
+    weights_option,
+    workers_option,
 )
 from ..shared.tables import fact_lines
 
 __all__ = ["extract"]
 
-_COUNT = click.IntRange(min=1)
 _N_SHOWN = 5
-_default = partial(default, ExtractSettings)
+_option = partial(setting_option, ExtractSettings)
 
 _what_options = bundle(
     click.option("--images", metavar="DIR", required=True, help="A folder of images, or of .tar archives of them."),
@@ -45,23 +52,17 @@ _what_options = bundle(
         "--extractor",
         "name",
         metavar="NAME",
-        default="efficientnet_lite0",
+        default=DEFAULT_EXTRACTOR,
         help="What makes the features: a name that fewshot extractors lists, or any model of timm.",
     ),
     click.option("--out", metavar="DIR", required=True, help="The store's folder; one that is begun is gone on with."),
-    click.option(
-        "--labels",
-        metavar="folder|none|FILE",
-        default=_default("labels"),
-        help="folder: the first folder of an image's path is its class. FILE: a CSV with columns file and label. auto: "
+    _option(
+        "labels",
+        "folder|none|FILE",
+        "folder: the first folder of an image's path is its class. FILE: a CSV with columns file and label. auto: "
         "folder if every image lies in one, else none.",
     ),
-    click.option(
-        "--weights",
-        metavar="FILE|random",
-        show_default="the published ones",
-        help="Weights on this machine; random: as the network was initialised, the baseline.",
-    ),
+    weights_option("Weights on this machine; random: as the network was initialised, the baseline."),
     click.option(
         "--layer",
         "layers",
@@ -70,59 +71,33 @@ _what_options = bundle(
         help="A layer to read in place of the last; repeatable: they stand side by side in the store, STORE:LAYER is "
         "one of them.",
     ),
-    click.option(
+    pairs_option(
         "--option",
         "options",
-        metavar="KEY=VALUE",
-        multiple=True,
-        help="An option of the extractor, such as readout=cls; repeatable; a+b is a list. fewshot extractors lists "
-        "them.",
+        "An option of the extractor, such as readout=cls; repeatable; a+b is a list. fewshot extractors lists them.",
     ),
 )
 
 _how_options = bundle(
     click.option(
         "--precision",
-        default="float32",
+        default=argument_default(extractor, "precision"),
         **choice(PRECISIONS),
         help="Of the arithmetic; features of two precisions are not mixed.",
     ),
-    click.option(
-        "--dtype",
-        default=_default("dtype"),
-        **choice(DTYPES),
-        help="On disk; float16 is half the size and off by 0.05 %.",
+    _option("dtype", DTYPES, "On disk; float16 is half the size and off by 0.05 %."),
+    _option("shard_size", COUNT, "Rows per file of the store."),
+    _option("batch_size", COUNT, "Images at once."),
+    workers_option("Processes that decode images.", show_default="half of the cores, at most 8"),
+    _option(
+        "engine",
+        ENGINES,
+        "local: this process; started by torchrun, its share of the shards. ray: the workers of a Ray cluster.",
     ),
-    click.option(
-        "--shard-size",
-        type=_COUNT,
-        metavar="N",
-        default=_default("shard_size"),
-        help="Rows per file of the store.",
-    ),
-    click.option("--batch-size", type=_COUNT, metavar="N", default=_default("batch_size"), help="Images at once."),
-    click.option(
-        "--workers",
-        type=click.IntRange(min=0),
-        metavar="N",
-        show_default="half of the cores, at most 8",
-        help="Processes that decode images.",
-    ),
-    click.option(
-        "--engine",
-        default=_default("engine"),
-        **choice(ENGINES),
-        help="local: this process; started by torchrun, its share of the shards. ray: the workers of a Ray cluster.",
-    ),
-    click.option(
-        "--resume/--no-resume",
-        "is_resumed",
-        default=True,
-        help="Go on with a store that is begun, or delete it and start anew.",
-    ),
+    resume_option("Go on with a store that is begun, or delete it and start anew."),
     click.option(
         "--max-failures",
-        type=click.IntRange(min=0),
+        type=FROM_0,
         metavar="N",
         show_default="any number",
         help="End with exit code 1 if more images than this could not be read.",

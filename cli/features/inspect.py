@@ -11,7 +11,7 @@ from fewshot.features.inspection import Inspection, PoolFacts, StoreFacts, descr
 from fewshot.features.map2d import draw_map
 
 from ..shared import output
-from ..shared.options import check_folder, document_head, json_option
+from ..shared.options import FROM_0, argument_default, check_folder, document_head, json_option, labels_option
 from ..shared.tables import fact_lines
 
 __all__ = ["inspect"]
@@ -24,13 +24,18 @@ _OF_HEAD = (
 
 @click.command(short_help="Say what features are and how they were made; draw them.")
 @click.argument("features", metavar="STORE|FILE")
-@click.option("--labels", metavar="FILE", help="Labels in place of the file's own.")
+@labels_option("Labels in place of the file's own.")
 @click.option("--verify", "is_verified", is_flag=True, help="Read every shard of a store and compare its checksum.")
 @click.option("--plot", metavar="FILE", help="Draw a map in two dimensions (t-SNE): .png, .svg or .pdf.")
 @click.option(
-    "--rows", "n_rows", type=click.IntRange(min=3), metavar="N", default=2000, help="Rows on the map, drawn at random."
+    "--rows",
+    "n_rows",
+    type=click.IntRange(min=3),
+    metavar="N",
+    default=argument_default(draw_map, "n_rows"),
+    help="Rows on the map, drawn at random.",
 )
-@click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help="Decides the map.")
+@click.option("--seed", type=FROM_0, metavar="N", default=argument_default(draw_map, "seed"), help="Decides the map.")
 @json_option
 @click.pass_context
 def inspect(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import click
@@ -15,10 +16,10 @@ from fewshot.registry.incremental import INCREMENTAL_METHODS
 from ..shared import output
 from ..shared.held_out import check_test_options, load_test_rows, test_options
 from ..shared.options import (
+    COUNT,
+    NUMBERS,
     bundle,
     check_folder,
-    choice,
-    default,
     describe_pool,
     document_head,
     load_pool,
@@ -26,7 +27,8 @@ from ..shared.options import (
     refuse_together,
     refuse_unused,
     resolve_device,
-    run_options_with,
+    run_options,
+    setting_option,
     settings_object,
     whole_numbers,
 )
@@ -35,18 +37,13 @@ from .table import calibrate_report
 
 __all__ = ["calibrate"]
 
-_COUNT = click.IntRange(min=1)
 _SET_BY_INDEX_FILES = ("protocol", "n_base", "n_way", "n_shot", "n_draws", "class_order", "classes")
 
 
-def _shots(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, ...] | None:
-    return None if value is None else tuple(map(int, whole_numbers()(context, parameter, value)))
-
-
 def _one_way(context: click.Context, parameter: click.Parameter, value: str | None) -> int | str | None:
-    if value is None or value == ALL:
-        return value
     ways = whole_numbers(ALL)(context, parameter, value)
+    if ways is None or ways == ALL:
+        return value
     if len(ways) > 1:
         raise click.BadParameter(f"needs one whole number, or {ALL}; got {value!r}", context, parameter)
     return int(ways[0])
@@ -64,6 +61,8 @@ def _split_methods(context: click.Context, parameter: click.Parameter, texts: tu
     return tuple(methods)
 
 
+_option = partial(setting_option, SessionExperiment)
+
 _data_options = test_options(
     SessionExperiment,
     "Rows to ask about, of the same extractor; their classes are matched by name. Without it, the queries are "
@@ -72,53 +71,35 @@ _data_options = test_options(
 )
 
 _session_options = bundle(
-    click.option(
-        "--method",
+    _option(
         "methods",
+        "NAME[:OPTION=VALUE,...]",
+        "Methods to run on the same draws, see fewshot methods; several, as in teen,ncm or by giving it again.",
         multiple=True,
-        default=default(SessionExperiment, "methods"),
         callback=_split_methods,
-        metavar="NAME[:OPTION=VALUE,...]",
-        help="Methods to run on the same draws, see fewshot methods; several, as in teen,ncm or by giving it again.",
     ),
-    click.option(
-        "--protocol",
-        default=default(SessionExperiment, "protocol"),
-        **choice([*SESSION_PROTOCOLS, CUSTOM]),
-        help="A published split: sets the base classes, the classes per session, and how many sessions; and the shots "
+    _option(
+        "protocol",
+        [*SESSION_PROTOCOLS, CUSTOM],
+        "A published split: sets the base classes, the classes per session, and how many sessions; and the shots "
         "unless --n-shot is given. custom: as the options below say, until the classes run out.",
     ),
-    click.option(
-        "--n-base", type=_COUNT, metavar="N", show_default="60 % of the classes", help="Classes of the base session."
-    ),
-    click.option(
-        "--n-way",
+    _option("n_base", COUNT, "Classes of the base session.", show_default="60 % of the classes"),
+    _option(
+        "n_way",
+        f"N|{ALL}",
+        "New classes per later session; all: one session of all of them.",
         callback=_one_way,
         show_default="5",
-        metavar=f"N|{ALL}",
-        help="New classes per later session; all: one session of all of them.",
     ),
-    click.option(
-        "--n-shot",
-        callback=_shots,
+    _option(
+        "n_shot",
+        NUMBERS,
+        "Rows of each new class to learn from; a run for each.",
         show_default="5, or the protocol's",
-        metavar="LIST",
-        help="Rows of each new class to learn from; a run for each.",
     ),
-    click.option(
-        "--draws",
-        "n_draws",
-        type=_COUNT,
-        metavar="N",
-        default=default(SessionExperiment, "n_draws"),
-        help="Draws of the rows; intervals are over these.",
-    ),
-    click.option(
-        "--class-order",
-        default=default(SessionExperiment, "class_order"),
-        **choice(CLASS_ORDERS),
-        help="Which classes are the base: the file's first, or others in each draw.",
-    ),
+    _option("n_draws", COUNT, "Draws of the rows; intervals are over these."),
+    _option("class_order", CLASS_ORDERS, "Which classes are the base: the file's first, or others in each draw."),
     click.option(
         "--index-files",
         metavar="DIR",
@@ -148,10 +129,10 @@ class CalibrateFiles:
 @pool_options
 @_data_options
 @_session_options
-@run_options_with("Decides the draws: one seed, one list on any device.")
+@run_options(SessionExperiment, "Decides the draws: one seed, one list on any device.")
 @click.option("--plot", metavar="FILE", help="Draw base, new and harmonic mean per session: .svg, .png or .pdf.")
 @click.pass_context
-def calibrate(context: click.Context, /, **settings: Any) -> None:
+def calibrate(context: click.Context, /, **words: Any) -> None:
     """Learn base classes, then new ones from a few shots, and see what becomes of both.
 
     After every session the classifier is asked about all classes seen so far. Base and new are the mean recalls of the
@@ -163,8 +144,8 @@ def calibrate(context: click.Context, /, **settings: Any) -> None:
       fewshot calibrate --features digits --method ncm --method teen-auto --n-way 2 --n-shot 1,5
       fewshot calibrate --features F.npz:train --test F.npz:test --protocol cub200 --plot sessions.svg
     """  # noqa: D301 (click's own mark)
-    experiment = settings_object(context, SessionExperiment, settings)
-    files = CalibrateFiles(**settings)
+    experiment = settings_object(context, SessionExperiment, words)
+    files = CalibrateFiles(**words)
     _check_applicable(context, files)
     if files.plot is not None:
         check_folder(files.plot)
@@ -222,9 +203,9 @@ def _calibrate(files: CalibrateFiles, experiment: SessionExperiment) -> dict[str
 def _resolved(comparison: SessionComparison) -> dict[str, Any]:
     """Return the settings with the sizes of the sessions; with published lists, which set all of them, without."""
     settings = asdict(comparison.experiment)
-    settings["draws"] = settings.pop("n_draws")
+    draws = {"draws": settings.pop("n_draws")}
     if comparison.sizes is not None:
-        return settings | comparison.sizes._asdict()
+        return settings | draws | comparison.sizes._asdict()
     return settings | {"n_base": None, "n_way": None, "n_shot": [None], "draws": 1, "class_order": None}
 
 

@@ -14,26 +14,24 @@ from fewshot.probing.linear import LOSSES, MULTI_CLASS
 from ..shared import output
 from ..shared.held_out import check_test_options, load_test_rows, test_options
 from ..shared.options import (
+    NUMBERS,
+    POSITIVE,
     bundle,
-    choice,
-    default,
     describe_pool,
     document_head,
     load_pool,
-    number_list,
     pool_options,
     refuse_unused,
     resolve_device,
-    run_options_with,
+    run_options,
+    setting_option,
     settings_object,
 )
 from .table import probe_report
 
 __all__ = ["probe"]
 
-_default = partial(default, ProbeExperiment)
-_POSITIVE = click.FloatRange(min=0, min_open=True)
-
+_option = partial(setting_option, ProbeExperiment)
 
 _data_options = bundle(
     test_options(
@@ -42,63 +40,31 @@ _data_options = bundle(
         "--features is held out.",
         "Share of each class to hold out, at random by --seed, where there is no --test.",
     ),
-    click.option(
-        "--post",
-        default=_default("post"),
-        metavar="STEPS",
-        help="Steps on the features, fitted on the training rows: l2, power:P, standardise, pca:N (whitened; pca:N:raw "
-        "is not, pca:N:EPS is damped), or a chain of its own name: none, cnnaug, retrieval-2014.",
+    _option(
+        "post",
+        "STEPS",
+        "Steps on the features, fitted on the training rows: l2, power:P, standardise, pca:N (whitened; pca:N:raw is "
+        "not, pca:N:EPS is damped), or a chain of its own name: none, cnnaug, retrieval-2014.",
     ),
 )
 
 _method_options = bundle(
-    click.option(
-        "--method",
+    _option(
         "methods",
+        "NAME",
+        "svm, logistic, knn or retrieval. Give it several times to compare on the same rows.",
         multiple=True,
-        default=_default("methods"),
-        metavar="NAME",
-        help="svm, logistic, knn or retrieval. Give it several times to compare on the same rows.",
     ),
-    click.option(
-        "--c",
-        type=_POSITIVE,
-        metavar="X",
-        default=_default("c"),
-        help="C of svm, for features of unit norm.",
-    ),
-    click.option("--loss", default=_default("loss"), **choice(LOSSES), help="What svm minimises."),
-    click.option(
-        "--multi-class",
-        default=_default("multi_class"),
-        **choice(MULTI_CLASS),
-        help="How svm tells classes apart.",
-    ),
-    click.option(
-        "--logistic-c",
-        type=_POSITIVE,
-        metavar="X",
-        show_default="chosen on a tenth of the training rows",
-        help="C of logistic.",
-    ),
-    click.option(
-        "--k",
-        **number_list(_default("k")),
-        metavar="LIST",
-        help="Neighbours of knn; a row for each.",
-    ),
-    click.option(
-        "--temperature",
-        type=_POSITIVE,
-        metavar="X",
-        default=_default("temperature"),
-        help="Divides the cosines of knn.",
-    ),
-    click.option(
-        "--retrieval-mode",
-        default=_default("retrieval_mode"),
-        **choice(RETRIEVAL_MODES),
-        help="leave-one-out: each test row among the other test rows. gallery: among the training rows.",
+    _option("c", POSITIVE, "C of svm, for features of unit norm."),
+    _option("loss", LOSSES, "What svm minimises."),
+    _option("multi_class", MULTI_CLASS, "How svm tells classes apart."),
+    _option("logistic_c", POSITIVE, "C of logistic.", show_default="chosen on a tenth of the training rows"),
+    _option("k", NUMBERS, "Neighbours of knn; a row for each."),
+    _option("temperature", POSITIVE, "Divides the cosines of knn."),
+    _option(
+        "retrieval_mode",
+        RETRIEVAL_MODES,
+        "leave-one-out: each test row among the other test rows. gallery: among the training rows.",
     ),
 )
 
@@ -121,9 +87,9 @@ class ProbeFiles:
 @pool_options
 @_data_options
 @_method_options
-@run_options_with("Decides what is held out, for the test and to choose C of logistic.")
+@run_options(ProbeExperiment, "Decides what is held out, for the test and to choose C of logistic.")
 @click.pass_context
-def probe(context: click.Context, /, **settings: Any) -> None:
+def probe(context: click.Context, /, **words: Any) -> None:
     """Say what frozen features are worth, by the standard ways to find out.
 
     \b
@@ -137,8 +103,8 @@ def probe(context: click.Context, /, **settings: Any) -> None:
       fewshot probe --features digits --method svm --method knn
       fewshot probe --features F.npz:train --test F.npz:test --method retrieval --post retrieval-2014
     """  # noqa: D301 (click's own mark)
-    experiment = settings_object(context, ProbeExperiment, settings)
-    files = ProbeFiles(**settings)
+    experiment = settings_object(context, ProbeExperiment, words)
+    files = ProbeFiles(**words)
     needed = {option: name for name, entry in PROBES.items() for option in entry.options}
     rules = {option: (name in experiment.methods, f"needs --method {name}") for option, name in needed.items()}
     refuse_unused(context, rules)

@@ -9,8 +9,9 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields
+from inspect import signature
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import click
 import numpy as np
@@ -24,12 +25,16 @@ from fewshot.features import FeatureSet, load_features
 from .words import option_name
 
 __all__ = [
+    "COUNT",
+    "FROM_0",
+    "NUMBERS",
+    "POSITIVE",
+    "argument_default",
     "bundle",
     "check_folder",
     "choice",
     "class_positions",
     "classes_option",
-    "count_option",
     "default",
     "describe_pool",
     "device_option",
@@ -40,29 +45,32 @@ __all__ = [
     "given_options",
     "json_option",
     "json_option_with",
-    "key_and_value_option",
     "labels_option",
     "load_pool",
     "model_option",
-    "number_list",
+    "pairs_option",
     "pool_options",
     "process_device",
     "quiet_option",
     "refuse_together",
     "refuse_unused",
     "resolve_device",
+    "resume_option",
     "run_options",
-    "run_options_with",
+    "setting_option",
     "settings_object",
     "settings_of",
     "usage_errors",
+    "weights_option",
     "whole_numbers",
+    "workers_option",
 ]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 Settings = TypeVar("Settings")
 Decorator = Callable[[Any], Any]
 Callback = Callable[[click.Context, click.Parameter, Any], Any]
+Kind: TypeAlias = "click.ParamType[Any] | Sequence[str] | Mapping[str, Any]"
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -85,6 +93,11 @@ def default(settings: type, name: str) -> Any:
     """
     field = next(field for field in fields(settings) if field.name == name)
     return field.default if field.default_factory is MISSING else field.default_factory()
+
+
+def argument_default(function: Callable[..., Any], name: str) -> Any:
+    """Return the default of an argument of a library's function."""
+    return signature(function).parameters[name].default
 
 
 def settings_object(context: click.Context, kind: type[Settings], words: dict[str, Any]) -> Settings:
@@ -177,35 +190,53 @@ def choice(words: Sequence[str]) -> dict[str, Any]:
 
 
 def whole_numbers(*words: str) -> Callback:
-    """Return a callback that reads ``1,5,10``, or lets one of the words pass."""
+    """Return a callback that reads ``1,5,10``, or lets one of the words, or nothing, pass."""
 
-    def read(context: click.Context, parameter: click.Parameter, value: str) -> str | list[int]:
-        if value in words:
+    def read(context: click.Context, parameter: click.Parameter, value: str | None) -> str | tuple[int, ...] | None:
+        if value is None or value in words:
             return value
         parts = value.split(",")
         if not all(re.fullmatch(r"\s*0*[1-9]\d*\s*", part) for part in parts):
             needed = " or ".join(["whole numbers from 1, separated by commas, such as 1,5,10", *words])
             raise click.BadParameter(f"needs {needed}; got {value!r}", context, parameter)
-        return list(dict.fromkeys(int(part) for part in parts))
+        return tuple(dict.fromkeys(int(part) for part in parts))
 
     return read
 
 
-def number_list(default: Sequence[int]) -> dict[str, Any]:
-    """Return the settings of an option that takes whole numbers separated by commas, as a tuple."""
-
-    def read(context: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-        return tuple(int(number) for number in whole_numbers()(context, parameter, value))
-
-    return {"default": ",".join(map(str, default)), "callback": read}
+NUMBERS = {"callback": whole_numbers(), "metavar": "LIST"}
+COUNT, FROM_0 = click.IntRange(min=1), click.IntRange(min=0)
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
-def count_option(kind: type, name: str, text: str, **more: Any) -> Decorator:
-    """Return the option of a setting that is a whole number from 1, with the library's default."""
-    option = f"--{name.replace('_', '-')}"
-    return click.option(
-        option, type=click.IntRange(min=1), metavar="N", help=text, **{"default": default(kind, name), **more}
-    )
+def setting_option(settings: type, name: str, kind: Kind, text: str, **more: Any) -> Decorator:
+    """Return the option of a library's setting, by its name and with its default.
+
+    Parameters
+    ----------
+    settings, name
+        The settings, and the field.
+    kind
+        The option's value: a range of numbers, the words to choose from, a word for any text, or settings of
+        `click.option`.
+    text
+        The help.
+    **more
+        For `click.option`, in place of what follows from the others.
+    """
+    value = default(settings, name)
+    if isinstance(value, tuple) and not more.get("multiple"):
+        value = ",".join(map(str, value))
+    return click.option(option_name(name), name, **{"default": value, "help": text, **_taking(kind), **more})
+
+
+def _taking(kind: Kind) -> Mapping[str, Any]:
+    """Return the settings of an option that takes a kind of value."""
+    if isinstance(kind, str):
+        return {"metavar": kind}
+    if isinstance(kind, click.ParamType):
+        return {"type": kind, "metavar": "N" if isinstance(kind, click.IntRange) else "X"}
+    return kind if isinstance(kind, Mapping) else choice(kind)
 
 
 def features_option(text: str, *, is_required: bool = True) -> Decorator:
@@ -220,9 +251,24 @@ def labels_option(
     return click.option("--labels", metavar="FILE", help=text)
 
 
-def key_and_value_option(text: str) -> Decorator:
-    """Return ``--set KEY=VALUE``, which may be given several times."""
-    return click.option("--set", "changes", metavar="KEY=VALUE", multiple=True, help=text)
+def pairs_option(option: str, name: str, text: str) -> Decorator:
+    """Return an option ``KEY=VALUE`` that may be given several times."""
+    return click.option(option, name, metavar="KEY=VALUE", multiple=True, help=text)
+
+
+def weights_option(text: str) -> Decorator:
+    """Return ``--weights`` of an extractor."""
+    return click.option("--weights", metavar="FILE|random", show_default="the published ones", help=text)
+
+
+def resume_option(text: str) -> Decorator:
+    """Return ``--resume``, on unless it is switched off."""
+    return click.option("--resume/--no-resume", "is_resumed", default=True, help=text)
+
+
+def workers_option(text: str, show_default: str) -> Decorator:
+    """Return ``--workers``, the processes that prepare images."""
+    return click.option("--workers", type=FROM_0, metavar="N", show_default=show_default, help=text)
 
 
 def classes_option(text: str) -> Decorator:
@@ -248,33 +294,6 @@ pool_options = bundle(
 )
 
 
-dirichlet_option = click.option(
-    "--dirichlet-concentration",
-    type=click.FloatRange(min=0, min_open=True),
-    metavar="X",
-    default=2.0,
-    help="The smaller, the more skewed the class shares.",
-)
-
-small_class_option = click.option(
-    "--on-small-class",
-    default="error",
-    **choice(("error", "skip")),
-    help="What to do about a class with too few items.",
-)
-
-episode_limits = bundle(
-    click.option(
-        "--batch-size",
-        type=click.IntRange(min=1),
-        metavar="N",
-        default=64,
-        help="Episodes at once: sets the memory used and changes no result.",
-    ),
-    small_class_option,
-)
-
-
 def device_option_with(text: str) -> Decorator:
     """Return ``--device``."""
     return click.option("--device", default="auto", **choice(DEVICES), help=text)
@@ -290,17 +309,17 @@ json_option = json_option_with("tables")
 quiet_option = click.option("--quiet", "is_quiet", is_flag=True, help="No progress bar on stderr.")
 
 
-def run_options_with(seed_help: str) -> Callable[[Command], Command]:
-    """Return the options of how a command runs, ``seed_help`` saying what the seed decides."""
+_EPISODES_SEED = "Decides the episodes: one seed, one list on any device."
+
+
+def run_options(settings: type, seed_help: str = _EPISODES_SEED) -> Decorator:
+    """Return the options of how a command runs, ``seed_help`` saying what the seed of the settings decides."""
     return bundle(
-        click.option("--seed", type=click.IntRange(min=0), metavar="N", default=0, help=seed_help),
+        setting_option(settings, "seed", FROM_0, seed_help),
         device_option,
         json_option,
         quiet_option,
     )
-
-
-run_options = run_options_with("Decides the episodes: one seed, one list on any device.")
 
 
 def load_pool(features: str, labels: str | None, classes: str | None) -> FeatureSet:

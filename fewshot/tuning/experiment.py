@@ -10,7 +10,7 @@ import torch
 from fewshot_episodes import EpisodeSampler
 
 from fewshot.checks import SettingError
-from fewshot.evaluation.episode_experiment import DIRICHLET_CONCENTRATION, regimes
+from fewshot.evaluation.episode_experiment import DIRICHLET_CONCENTRATION, Regime, regimes
 from fewshot.evaluation.fitted_methods import check_columns
 from fewshot.features import FeatureSet
 from fewshot.registry.episodic import build_method
@@ -83,18 +83,25 @@ class TuningExperiment:
         object.__setattr__(self, "candidates", tuple(found))
         object.__setattr__(self, "n_combinations", count_combinations(self.method, self.grid))
 
-    def samplers(self, pool: FeatureSet) -> dict[str, EpisodeSampler]:
-        """Return a sampler for each regime and number of shots, by its description."""
-        asked = regimes(
+    @property
+    def n_regimes(self) -> int:
+        """How many regimes and numbers of shots the accuracy is averaged over."""
+        return len(self._regimes()) * len(self.n_shot)
+
+    def _regimes(self) -> tuple[Regime, ...]:
+        return regimes(
             self.query_distribution,
             self.n_effective_way or (self.n_way,),
             n_query=self.n_query,
             n_query_total=self.n_query_total,
             dirichlet_concentration=self.dirichlet_concentration,
         )
+
+    def samplers(self, pool: FeatureSet) -> dict[str, EpisodeSampler]:
+        """Return a sampler for each regime and number of shots, by its description."""
         found = (
             regime.sampler(pool, self.n_way, n_shot, on_small_class=self.on_small_class)
-            for regime in asked
+            for regime in self._regimes()
             for n_shot in self.n_shot
         )
         return {sampler.describe().rpartition(", ")[0]: sampler for sampler in found}

@@ -47,11 +47,11 @@ def cells(found: dict[str, Any]) -> list[tuple[Any, ...]]:
     ],
 )
 def test_methods_are_told_from_options(texts: list[str], expected: list[str]) -> None:
-    assert split_methods(texts) == expected
+    assert split_methods(texts) == tuple(expected)
 
 
 def test_all_is_every_method_once() -> None:
-    assert split_methods(["all"]) == list(METHODS)
+    assert split_methods(["all"]) == tuple(METHODS)
     found = split_methods(["unem,all,paddle:n_layers=3"])
     assert found[0] == "unem"
     assert found[-1] == "paddle:n_layers=3"

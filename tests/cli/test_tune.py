@@ -222,7 +222,8 @@ def test_what_cannot_be_is_one_line_and_writes_nothing(
 
 def test_an_interrupt_says_that_nothing_was_written(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*arguments: object, progress: object, **settings: object) -> None:
-        progress("3-way 2-shot, 4 queries per class", 60)  # type: ignore[operator]
+        for n_shot, n_done in ((1, 300), (2, 60)):
+            progress(f"3-way {n_shot}-shot, 4 queries per class", n_done)  # type: ignore[operator]
         raise KeyboardInterrupt
 
     monkeypatch.setattr("fewshot.tuning.experiment.tune", interrupted)
