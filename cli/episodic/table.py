@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.console import RenderableType
@@ -80,32 +80,46 @@ def _percent(mean: float, half_width: float, *, sign: str = "") -> str:
     return f"{100 * mean:{sign}.2f} {interval}"
 
 
-def _facts(document: Row) -> Iterable[tuple[str, str]]:
+def _facts(document: Row) -> Iterator[tuple[str, str]]:
     """Yield labels and sentences."""
-    results, features = document["results"], document["features"]
+    results = document["results"]
     runs = list({(*_regime(row), row["n_shot"]): row for row in reversed(results)}.values())[::-1]
-    places = {id(run): _place(run, runs) for run in runs}
     for run in runs:
         yield "protocol", f"{run['protocol']} (episodes {run['episode_hash']})"
-    yield "features", describe_features(features)
+    yield "features", describe_features(document["features"])
+    yield from _method_facts(document)
+    for run in runs:
+        yield from _draw_facts(run, _place(run, runs))
     for row in results:
-        if (_regime(row), row["n_shot"]) == (_regime(results[0]), results[0]["n_shot"]):
-            yield "methods", f"{row['method']}: {row['settings']}"
+        for warning in row["warnings"]:
+            yield "warning", f"{_result_words(row, results)}: {warning}"
+
+
+def _method_facts(document: Row) -> Iterator[tuple[str, str]]:
+    """Yield the settings of the methods, and where fitted ones come from."""
+    settings = {row["method"]: row["settings"] for row in reversed(document["results"])}
+    for method in _distinct(document["results"], _method):
+        yield "methods", f"{method}: {settings[method]}"
     if document["weights"] is not None:
         yield "weights", _weights_line(document["weights"])
     for tuned in document["tuned"]:
         yield "tuned", _tuned_line(tuned)
-    for run in runs:
-        if run["n_leaked"]:
-            yield "leaked", _leak_line(run, places[id(run)])
-        if run["skipped_classes"]:
-            names = ", ".join(run["skipped_classes"])
-            yield "skipped", f"{len(run['skipped_classes'])} classes with too few items{places[id(run)]}: {names}"
-    for row in results:
-        parts = [row["method"], *([] if row["n_shot"] is None else [f"{row['n_shot']}-shot"])]
-        parts += [_regime_words(_regime(row))] if len(_distinct(results, _regime)) > 1 else []
-        for warning in row["warnings"]:
-            yield "warning", f"{', '.join(parts)}: {warning}"
+
+
+def _draw_facts(run: Row, place: str) -> Iterator[tuple[str, str]]:
+    """Yield the shortcomings of a run's draws."""
+    if run["n_leaked"]:
+        yield "leaked", _leak_line(run, place)
+    if run["skipped_classes"]:
+        names = ", ".join(run["skipped_classes"])
+        yield "skipped", f"{len(run['skipped_classes'])} classes with too few items{place}: {names}"
+
+
+def _result_words(row: Row, results: list[Row]) -> str:
+    """Name the method and run of a result, the regime only if there are several."""
+    parts = [row["method"], *([] if row["n_shot"] is None else [f"{row['n_shot']}-shot"])]
+    parts += [_regime_words(_regime(row))] if len(_distinct(results, _regime)) > 1 else []
+    return ", ".join(parts)
 
 
 def _place(run: Row, runs: list[Row]) -> str:

@@ -343,15 +343,21 @@ def class_positions(text: str, names: Sequence[str], *, option: str = "--classes
     >>> class_positions("11-12", ["10", "11", "12"])
     [1, 2]
     """
-    is_numbered = all(name.isdecimal() for name in names)
-    positions = {} if is_numbered else {str(position): position for position in range(len(names))}
-    positions |= {name: position for position, name in enumerate(names)}
+    positions = _positions(names)
     words = [word for part in text.split(",") for word in _spelled_out(part.strip(), positions)]
     unknown = next((word for word in words if word not in positions), None)
     if unknown is not None:
         known = f"{len(names)} classes, {names[0]!r} to {names[-1]!r}"
         raise click.UsageError(f"{option}: no class {unknown!r} among {known}{did_you_mean(unknown, names)}")
     return list(dict.fromkeys(positions[word] for word in words))
+
+
+def _positions(names: Sequence[str]) -> dict[str, int]:
+    """Return the position of each class by its name, and by its number unless all names are numbers."""
+    by_name = {name: position for position, name in enumerate(names)}
+    if all(name.isdecimal() for name in names):
+        return by_name
+    return {str(position): position for position in range(len(names))} | by_name
 
 
 def _spelled_out(word: str, known: Iterable[str]) -> list[str]:

@@ -124,8 +124,9 @@ def _check_types(episode: Episode) -> None:
         raise TypeError(f"query_mask must be bool, got {episode.query_mask.dtype}")
 
 
-def _check_shapes(episode: Episode) -> None:
-    batch, n_way = episode.class_ids.shape[:-1], episode.class_ids.shape[-1:]
+def _check_dimensions(episode: Episode) -> None:
+    """Check that there is a way, and that items are rows."""
+    n_way = episode.class_ids.shape[-1:]
     if len(n_way) == 0 or n_way[0] == 0:
         raise ValueError(
             f"class_ids must have shape (..., n_way) with n_way >= 1, got {tuple(episode.class_ids.shape)}"
@@ -135,6 +136,11 @@ def _check_shapes(episode: Episode) -> None:
             "support and query must have shape (..., n_items, n_features), "
             f"got {tuple(episode.support.shape)} and {tuple(episode.query.shape)}"
         )
+
+
+def _check_shapes(episode: Episode) -> None:
+    _check_dimensions(episode)
+    batch = episode.class_ids.shape[:-1]
     n_support, n_queries, n_features = *episode.support.shape[-2:-1], *episode.query.shape[-2:]
     expected = {
         "support": (*batch, n_support, n_features),
@@ -144,17 +150,21 @@ def _check_shapes(episode: Episode) -> None:
         "query_mask": (*batch, n_queries),
     }
     for name, shape in expected.items():
-        tensor = getattr(episode, name)
-        if tensor is not None and tuple(tensor.shape) != shape:
-            raise ValueError(f"{name} must have shape {shape} to match the others, got {tuple(tensor.shape)}")
-        if tensor is not None and tensor.device != episode.class_ids.device:
-            raise ValueError(
-                f"{name} is on {tensor.device}, class_ids on {episode.class_ids.device}: move them together"
-            )
+        _check_tensor(name, getattr(episode, name), shape, episode.class_ids.device)
     if episode.support.dtype != episode.query.dtype:
         raise ValueError(f"support is {episode.support.dtype}, query {episode.query.dtype}: use one dtype")
     if n_queries == 0 or n_features == 0:
         raise ValueError(f"an episode needs at least one query and one feature, got query of shape {expected['query']}")
+
+
+def _check_tensor(name: str, tensor: Tensor | None, shape: tuple[int, ...], device: torch.device) -> None:
+    """Check the shape of a tensor, and that it is where the class ids are."""
+    if tensor is None:
+        return
+    if tuple(tensor.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape} to match the others, got {tuple(tensor.shape)}")
+    if tensor.device != device:
+        raise ValueError(f"{name} is on {tensor.device}, class_ids on {device}: move them together")
 
 
 def _check_labels(episode: Episode) -> None:
@@ -171,6 +181,10 @@ def _check_labels(episode: Episode) -> None:
         low, high = (int(end) for end in labels.aminmax())
         if low < lowest or high >= episode.n_way:
             raise ValueError(f"{name} must lie in [0, n_way={episode.n_way}), got values from {low} to {high}")
+    _check_each_way_has_support(episode)
+
+
+def _check_each_way_has_support(episode: Episode) -> None:
     n_support = torch.zeros_like(episode.class_ids)
     is_real = episode.support_labels >= 0
     n_support.scatter_add_(-1, episode.support_labels.clamp(min=0), is_real.long())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -132,17 +132,14 @@ def _row_finder(
     for row in train_rows:
         parts = _path_parts(ids[row])
         by_name.setdefault(parts[-1], []).append((row, parts))
+    return lambda line: _nearest_rows(_path_parts(line), by_name)
 
-    def find(line: str) -> list[int]:
-        """Return the rows that share the most trailing components, and at least file and folder where both have one."""
-        wanted = _path_parts(line)
-        shared = [(row, parts, _n_shared(parts, wanted)) for row, parts in by_name.get(wanted[-1], [])]
-        most = max((n_shared for _, _, n_shared in shared), default=0)
-        return [
-            row for row, parts, n_shared in shared if n_shared == most and n_shared >= min(2, len(parts), len(wanted))
-        ]
 
-    return find
+def _nearest_rows(wanted: list[str], by_name: Mapping[str, list[tuple[int, list[str]]]]) -> list[int]:
+    """Return the rows that share the most trailing components, and at least file and folder where both have one."""
+    shared = [(row, parts, _n_shared(parts, wanted)) for row, parts in by_name.get(wanted[-1], [])]
+    most = max((n_shared for _, _, n_shared in shared), default=0)
+    return [row for row, parts, n_shared in shared if n_shared == most and n_shared >= min(2, len(parts), len(wanted))]
 
 
 def _path_parts(path: str) -> list[str]:

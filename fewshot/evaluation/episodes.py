@@ -101,6 +101,38 @@ class _Tally:
         return EpisodeScores(accuracy, self.seconds, em_warnings(self.n_collapsed, self.n_one_hot, len(accuracy)))
 
 
+class _Draws:
+    """What was drawn so far."""
+
+    def __init__(self, *, is_disjoint: bool) -> None:
+        self._is_disjoint = is_disjoint
+        self.fingerprint = EpisodeHash()
+        self.n_episodes = self.n_queries = self.n_leaked = self.n_leaking = 0
+
+    def add(self, index: EpisodeIndex) -> None:
+        """Count the episodes of one batch, their queries, and those that are support items too."""
+        self.fingerprint.update(index)
+        self.n_episodes += index.n_episodes
+        self.n_queries += int((index.query_index >= 0).sum())
+        if not self._is_disjoint:
+            leaked = _leaked(index)
+            self.n_leaked += int(leaked.sum())
+            self.n_leaking += int((leaked > 0).sum())
+
+
+class _Lookup:
+    """The features of episodes, in storage that is used again and again: an episode is valid until the next one."""
+
+    def __init__(self, features: Tensor) -> None:
+        self._features, self._buffer = features, features.new_empty(0)
+
+    def episodes(self, index: EpisodeIndex) -> Iterator[Episode]:
+        """Yield a batch of episodes in pieces."""
+        for piece in _pieces(index, self._features):
+            self._buffer = _grown(self._buffer, piece, self._features)
+            yield piece.gather(self._features, self._buffer)
+
+
 @torch.inference_mode()
 def evaluate_episodes(
     methods: Mapping[str, Method],
@@ -147,6 +179,36 @@ def evaluate_episodes(
     >>> outcome.scores["prototypes"].interval
     Interval(mean=1.0, half_width=0.0)
     """
+    _check_sizes(methods, features, sampler, n_episodes, batch_size)
+    tallies = {name: _Tally(method) for name, method in methods.items()}
+    draws, lookup = _Draws(is_disjoint=sampler.is_disjoint), _Lookup(features)
+    started = time.perf_counter()
+    for index in sampler.batches(n_episodes, batch_size, generator=generator):
+        draws.add(index)
+        for episode in lookup.episodes(index):
+            for tally in tallies.values():
+                _score(tally, episode)
+        if progress is not None:
+            progress(draws.n_episodes, {name: tally.mean() for name, tally in tallies.items()})
+    sampling_seconds = time.perf_counter() - started - sum(tally.seconds for tally in tallies.values())
+    return Evaluation(
+        scores={name: tally.scores() for name, tally in tallies.items()},
+        episode_hash=draws.fingerprint.hexdigest(),
+        n_episodes=draws.n_episodes,
+        n_queries=draws.n_queries,
+        n_leaked=draws.n_leaked,
+        sampling_seconds=sampling_seconds,
+        n_leaking_episodes=draws.n_leaking,
+    )
+
+
+def _check_sizes(
+    methods: Mapping[str, Method],
+    features: Tensor,
+    sampler: EpisodeSampler | MetaDatasetSampler,
+    n_episodes: int,
+    batch_size: int,
+) -> None:
     if not methods or n_episodes < 1 or batch_size < 1:
         raise ValueError(
             "evaluation needs at least one method, episode and episode per batch, "
@@ -156,28 +218,6 @@ def evaluate_episodes(
         raise ValueError(
             f"features must have one row for each of the sampler's {sampler.n_items} labels, got {len(features)} rows"
         )
-    tallies = {name: _Tally(method) for name, method in methods.items()}
-    fingerprint = EpisodeHash()
-    n_done = n_queries = n_leaked = n_leaking = 0
-    buffer = features.new_empty(0)
-    started = time.perf_counter()
-    for index in sampler.batches(n_episodes, batch_size, generator=generator):
-        fingerprint.update(index)
-        n_queries += int((index.query_index >= 0).sum())
-        if not sampler.is_disjoint:
-            leaked = _leaked(index)
-            n_leaked, n_leaking = n_leaked + int(leaked.sum()), n_leaking + int((leaked > 0).sum())
-        for piece in _pieces(index, features):
-            buffer = _grown(buffer, piece, features)
-            episode = piece.gather(features, buffer)
-            for tally in tallies.values():
-                _score(tally, episode)
-        n_done += index.n_episodes
-        if progress is not None:
-            progress(n_done, {name: tally.mean() for name, tally in tallies.items()})
-    sampling_seconds = time.perf_counter() - started - sum(tally.seconds for tally in tallies.values())
-    scores = {name: tally.scores() for name, tally in tallies.items()}
-    return Evaluation(scores, fingerprint.hexdigest(), n_done, n_queries, n_leaked, sampling_seconds, n_leaking)
 
 
 def em_warnings(n_collapsed: int, n_one_hot: int, n_episodes: int) -> tuple[str, ...]:

@@ -139,17 +139,20 @@ def check_fits(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], what
     ValueError
         As `load_strictly` says.
     """
-    missing = [name for name in expected if name not in state]
-    extra = [name for name in state if name not in expected]
-    misshapen = [
-        f"{name} {tuple(state[name].shape)} for {tuple(tensor.shape)}"
-        for name, tensor in expected.items()
-        if name in state and state[name].shape != tensor.shape
-    ]
-    faults = {"missing": missing, "left over": extra, "mis-shaped": misshapen}
+    faults = {
+        "missing": [name for name in expected if name not in state],
+        "left over": [name for name in state if name not in expected],
+        "mis-shaped": _misshapen(expected, state),
+    }
     said = "; ".join(f"{len(names)} {fault}: {listed(names)}" for fault, names in faults.items() if names)
     if said:
         raise ValueError(f"{what}: expected the network's {len(expected)} tensors, got {said}")
+
+
+def _misshapen(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> list[str]:
+    """Return the tensors whose shapes differ, with both shapes."""
+    pairs = [(name, state[name].shape, tensor.shape) for name, tensor in expected.items() if name in state]
+    return [f"{name} {tuple(found)} for {tuple(wanted)}" for name, found, wanted in pairs if found != wanted]
 
 
 def _read_safetensors(path: str | os.PathLike[str]) -> object:

@@ -77,20 +77,32 @@ def architecture_of(state: Mapping[str, Tensor], what: str) -> Architecture:
     absent = [name for name in ("cls_token", "pos_embed", "patch_embed.proj.weight") if name not in state]
     if absent:
         raise ValueError(f"{what}: expected a ViT, got a checkpoint without {', '.join(absent)}")
-    kernel = tuple(state["patch_embed.proj.weight"].shape)
-    if len(kernel) != 4 or kernel[1] != 3 or kernel[2] != kernel[3] or kernel[0] % _HEAD_WIDTH:
-        raise ValueError(
-            f"{what}: expected patch_embed.proj.weight of shape (width, 3, patch, patch), "
-            f"width a multiple of {_HEAD_WIDTH}, got {kernel}"
-        )
-    n_patches = state["pos_embed"].shape[1] - 1 if state["pos_embed"].ndim == 3 else 0
+    width, patch = _kernel_sizes(state["patch_embed.proj.weight"], what)
+    _check_positions(state["pos_embed"], width, what)
+    blocks = {int(found[1]) for found in map(_BLOCK.match, state) if found}
+    return Architecture(width, 1 + max(blocks, default=-1), patch)
+
+
+def _kernel_sizes(weight: Tensor, what: str) -> tuple[int, int]:
+    """Return the width and the side of a patch from the kernel that embeds patches."""
+    kernel = tuple(weight.shape)
+    if len(kernel) == 4:
+        width, n_channels, height, side = kernel
+        if n_channels == 3 and height == side and width % _HEAD_WIDTH == 0:
+            return width, side
+    raise ValueError(
+        f"{what}: expected patch_embed.proj.weight of shape (width, 3, patch, patch), "
+        f"width a multiple of {_HEAD_WIDTH}, got {kernel}"
+    )
+
+
+def _check_positions(embedding: Tensor, width: int, what: str) -> None:
+    """Check that there is a position for the class token and for each patch of a square."""
+    n_patches = embedding.shape[1] - 1 if embedding.ndim == 3 else 0
     if n_patches < 1 or math.isqrt(n_patches) ** 2 != n_patches:
         raise ValueError(
-            f"{what}: expected pos_embed of shape (1, 1 + side * side, {kernel[0]}), "
-            f"got {tuple(state['pos_embed'].shape)}"
+            f"{what}: expected pos_embed of shape (1, 1 + side * side, {width}), got {tuple(embedding.shape)}"
         )
-    blocks = {int(found[1]) for found in map(_BLOCK.match, state) if found}
-    return Architecture(kernel[0], 1 + max(blocks, default=-1), kernel[2])
 
 
 _BLOCK = re.compile(r"blocks\.(\d+)\.")

@@ -138,21 +138,8 @@ def diffusers_config(config: UNetConfig) -> dict[str, object]:
         wider than ``num_channels``, rescaled timesteps.
     """
     _check_unconditional(config)
-    attended = [n for level, n in enumerate(config.level_channels) if config.has_attention(level)]
-    widths = {n // config.n_heads(n) for n in (*attended, config.level_channels[-1])}
-    if len(widths) > 1:
-        raise ValueError(f"diffusers gives all attention heads one width, and these have {sorted(widths)}")
-    if config.channel_mult[0] != 1:
-        raise ValueError(
-            "diffusers embeds time as wide as the first level, so channel_mult must begin with 1, "
-            f"got {config.channel_mult}"
-        )
-    if config.rescale_timesteps:
-        raise ValueError("diffusers has no flag for rescale_timesteps, which changes the network's time input")
-    plain = (
-        ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if config.resblock_updown else ("DownBlock2D", "UpBlock2D")
-    )
-    attends = [config.has_attention(level) for level in range(config.n_levels)]
+    _check_time_input(config)
+    down, up = _block_types(config)
     resample = "resnet" if config.resblock_updown else "conv"
     return {
         "_class_name": "UNet2DModel",
@@ -161,11 +148,11 @@ def diffusers_config(config: UNetConfig) -> dict[str, object]:
         "out_channels": 6 if config.learn_sigma else 3,
         "layers_per_block": config.num_res_blocks,
         "block_out_channels": list(config.level_channels),
-        "down_block_types": ["AttnDownBlock2D" if attend else plain[0] for attend in attends],
-        "up_block_types": ["AttnUpBlock2D" if attend else plain[1] for attend in reversed(attends)],
+        "down_block_types": down,
+        "up_block_types": up,
         "downsample_type": resample,
         "upsample_type": resample,
-        "attention_head_dim": widths.pop(),
+        "attention_head_dim": _head_width(config),
         "resnet_time_scale_shift": "scale_shift" if config.use_scale_shift_norm else "default",
         "norm_num_groups": N_GROUPS,
         "attn_norm_num_groups": N_GROUPS,
@@ -174,6 +161,36 @@ def diffusers_config(config: UNetConfig) -> dict[str, object]:
         "flip_sin_to_cos": True,
         "freq_shift": 0,
     }
+
+
+def _block_types(config: UNetConfig) -> tuple[list[str], list[str]]:
+    """Return the kinds of the blocks on the way down, and on the way up."""
+    attends = [config.has_attention(level) for level in range(config.n_levels)]
+    plain = (
+        ("ResnetDownsampleBlock2D", "ResnetUpsampleBlock2D") if config.resblock_updown else ("DownBlock2D", "UpBlock2D")
+    )
+    down = ["AttnDownBlock2D" if attend else plain[0] for attend in attends]
+    up = ["AttnUpBlock2D" if attend else plain[1] for attend in reversed(attends)]
+    return down, up
+
+
+def _head_width(config: UNetConfig) -> int:
+    """Return the width of all attention heads, one of which is in the middle."""
+    attended = [n for level, n in enumerate(config.level_channels) if config.has_attention(level)]
+    widths = {n // config.n_heads(n) for n in (*attended, config.level_channels[-1])}
+    if len(widths) > 1:
+        raise ValueError(f"diffusers gives all attention heads one width, and these have {sorted(widths)}")
+    return widths.pop()
+
+
+def _check_time_input(config: UNetConfig) -> None:
+    if config.channel_mult[0] != 1:
+        raise ValueError(
+            "diffusers embeds time as wide as the first level, so channel_mult must begin with 1, "
+            f"got {config.channel_mult}"
+        )
+    if config.rescale_timesteps:
+        raise ValueError("diffusers has no flag for rescale_timesteps, which changes the network's time input")
 
 
 def _check_unconditional(config: UNetConfig) -> None:
