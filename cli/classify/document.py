@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from fewshot.evaluation.fitted_methods import FittedMethod
+from fewshot.features.images.pictures import name_of
 from fewshot.features.support_query import SupportQuery
 from fewshot.few_shot_classifier.classification import AnsweredClass
 
-from ..shared.pictures import name_of
 from ..shared.tuned_option import tuned_facts
 from ..shared.words import counted
 from .results import FORMAT_VERSION, KIND, Report

@@ -8,10 +8,10 @@ from html import escape
 import click
 
 import fewshot
+from fewshot.features.images.pictures import name_of
 from fewshot.few_shot_classifier.classification import UNKNOWN, AnsweredClass
 
 from ..shared.page import Head, picture, probability_bar, render_page
-from ..shared.pictures import name_of
 from ..shared.words import counted, percent
 from .results import Report, unknown_words
 from .view import SIDE, Shown, View

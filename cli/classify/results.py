@@ -7,11 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from fewshot.features.images.pictures import name_of
 from fewshot.features.support_query import SupportQuery
 from fewshot.few_shot_classifier.classification import UNKNOWN, Classification, ClassifySettings
 from fewshot.result_folders import SUMMARY, csv_text
-
-from ..shared.pictures import name_of
 
 __all__ = [
     "FORMAT_VERSION",

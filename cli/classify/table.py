@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from rich.console import RenderableType
 from rich.table import Table
 
+from fewshot.features.images.pictures import name_of
 from fewshot.few_shot_classifier.classification import UNKNOWN
 
 from ..shared.output import BOX
-from ..shared.pictures import name_of
 from ..shared.tables import fact_lines
 from ..shared.words import counted, percent
 from .results import REPORT, Report, unknown_words

@@ -8,8 +8,10 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from fewshot.features.images.pictures import Picture
+
 from ..shared import output
-from ..shared.pictures import Picture, Pictures, read_pictures
+from ..shared.pictures import Pictures, read_pictures
 from .results import Report
 
 __all__ = ["SIDE", "Shown", "View", "gather_view"]

@@ -21,6 +21,8 @@ from fewshot.evaluation.discovery import (
 from fewshot.evaluation.discovery.files import ASSIGNMENTS, KIND, assignments_csv
 from fewshot.evaluation.discovery.settings import AUTO, RANDOM
 from fewshot.features import FeatureSet
+from fewshot.features.images.folders import check_export, export_folders
+from fewshot.features.images.pictures import image_files
 from fewshot.features.partial_labels import load_partly_labelled
 from fewshot.registry.discovery import DISCOVERY_METHODS
 from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_folder
@@ -41,10 +43,9 @@ from ..shared.options import (
     setting_option,
     usage_errors,
 )
-from ..shared.pictures import Pictures, image_files, read_pictures
+from ..shared.pictures import Pictures, read_pictures
 from ..shared.words import counted
 from .document import discovery_document
-from .export import check_export, export_folders
 from .page import REPORT, SIDE, Report, render_report
 from .table import discovery_report
 
@@ -306,6 +307,6 @@ def _write(files: DiscoveryFiles, document: dict[str, Any], report: Report) -> N
 def _export(files: DiscoveryFiles, path: str, result: DiscoveryResult) -> list[str]:
     images = image_files(result.data.pool)
     assert images is not None
-    n_missing = export_folders(path, images, result.found, is_linked=files.is_linked)
+    n_missing = export_folders(path, images, result.found.labels, result.found.names, is_linked=files.is_linked)
     missing = counted(n_missing, "image", "images")
     return [f"{missing} could not be put into {path}: were they moved?"] if n_missing else []

@@ -13,9 +13,9 @@ import torch
 import fewshot
 from fewshot.evaluation.discovery import ClassProfile, DiscoveryResult, Examples, PoolMap
 from fewshot.evaluation.discovery.profiles import UNSURE
+from fewshot.features.images.pictures import Picture, name_of
 
 from ..shared.page import Head, picture, probability_bar, read_text, render_page
-from ..shared.pictures import Picture, name_of
 from ..shared.words import counted, percent
 from .charts import confusion_data, scores_section, trace_section
 from .document import lineage_words

@@ -8,7 +8,8 @@ from html import escape
 from importlib.resources import files
 from typing import NamedTuple
 
-from .pictures import Picture
+from fewshot.features.images.pictures import Picture
+
 from .words import percent
 
 __all__ = ["Head", "picture", "probability_bar", "read_text", "render_page"]

@@ -56,6 +56,7 @@ def percent(share: float | None) -> str:
 # Settings of the library whose option has another name than ``--`` and the setting's own.
 _OPTIONS: Mapping[str, str] = {
     "changes": "--set",
+    "export": "--export-folders",
     "is_flipped": "--flip",
     "is_resumed=False": "--no-resume",
     "methods": "--method",

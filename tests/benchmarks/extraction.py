@@ -16,6 +16,7 @@ import torch
 from fewshot.features import ExtractSettings, extract_store, extractor
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.listing import ImageRecord
+from fewshot.features.store.layout import StoreSettings
 from fewshot.features.store.writing import create_store, write_shard
 from tests.benchmarks.row import Row
 
@@ -122,11 +123,11 @@ def _write(folder: Path, progress: Callable[[str], None]) -> Row:
     progress("writing")
     n_rows, n_features = 65_536, 1280
     images = (ImageRecord(f"{number:06d}.png", None) for number in range(n_rows))
-    head = {
-        "extractor": {}, "extractor_key": "", "columns": {}, "n_features": n_features, "dtype": "float16",
-        "shard_size": n_rows, "images_root": "", "about": {},
-    }  # fmt: skip
-    store = create_store(folder / "written", images, head)
+    settings = StoreSettings(
+        extractor={}, extractor_key="", columns={}, n_features=n_features, dtype="float16", shard_size=n_rows,
+        images_root="", about={},
+    )  # fmt: skip
+    store = create_store(folder / "written", images, settings)
     features = np.ones((n_rows, n_features), dtype=np.float16)
     write_shard(store, 0, features, {}, {})  # the first time, most of it goes into memory for the page cache
     start = time.perf_counter()

@@ -16,12 +16,11 @@ import numpy as np
 import pytest
 import torch
 from fewshot.cli.discover import command as discover_command
-from fewshot.cli.discover.export import export_folders, safe_names
-from fewshot.cli.shared.pictures import ImageFiles, _small, image_files, thumbnails
 
-from fewshot.evaluation.discovery import FoundClasses
 from fewshot.features import load_features
 from fewshot.features.images.decode import decode
+from fewshot.features.images.folders import export_folders, safe_names
+from fewshot.features.images.pictures import ImageFiles, _small, image_files, thumbnails
 from fewshot.features.images.records import ImageRecord
 from fewshot.features.partial_labels import read_partial_labels
 from fewshot.result_folders import writing_folder
@@ -457,8 +456,7 @@ def test_folders_are_not_written_over_nor_without_images(tmp_path: Path, store: 
 def test_images_inside_of_archives_are_written_out(tmp_path: Path) -> None:
     (tmp_path / "a.tar").write_bytes(b"....PIXELS....")
     files = ImageFiles(str(tmp_path), [ImageRecord("a.tar/x.png", None, 4, 6), ImageRecord("a.tar/y.png", None, 9, 99)])
-    found = FoundClasses("", ["crow"], 1, torch.tensor([0, 0]), torch.ones(2), None, None, [], [], [])
-    assert export_folders(str(tmp_path / "out"), files, found, is_linked=True) == 1
+    assert export_folders(str(tmp_path / "out"), files, torch.tensor([0, 0]), ["crow"], is_linked=True) == 1
     assert (tmp_path / "out" / "crow" / "a.tar_x.png").read_bytes() == b"PIXELS"
 
 

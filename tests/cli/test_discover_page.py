@@ -18,12 +18,12 @@ import torch
 from fewshot.cli.discover.charts import heat_map
 from fewshot.cli.discover.document import lineage_words
 from fewshot.cli.shared import page as shared_page
-from fewshot.cli.shared.pictures import thumbnails
 from fewshot.cli.shared.words import percent
 
 from fewshot.discovery.profiles import Step
 from fewshot.evaluation.discovery import FoundClasses, TrueClass
 from fewshot.features import load_features
+from fewshot.features.images.pictures import thumbnails
 from tests.kits.cli import fewshot
 from tests.kits.discovery import ColumnDiscovery, PlainDiscovery, column_pool, use_discoverer
 

@@ -8,13 +8,14 @@ import subprocess
 import sys
 import threading
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from fewshot.features.images.records import ImageRecord
-from fewshot.features.store.layout import Failure, ShardRecord
+from fewshot.features.store.layout import Failure, ShardRecord, StoreSettings
 from fewshot.features.store.writing import (
     StoreLock,
     create_store,
@@ -26,16 +27,16 @@ from fewshot.features.store.writing import (
 
 ROOT = Path(__file__).parents[2]
 IMAGES = [ImageRecord(f"é{row}.png", name) for row, name in enumerate(["wren", "crow", None, "wren", "owl"])]
-SETTINGS = {
-    "extractor": {"name": "tiny"},
-    "extractor_key": "1f",
-    "columns": {},
-    "n_features": 3,
-    "dtype": "float32",
-    "shard_size": 2,
-    "images_root": "/images",
-    "about": {"weights": "here"},
-}
+SETTINGS = StoreSettings(
+    extractor={"name": "tiny"},
+    extractor_key="1f",
+    columns={},
+    n_features=3,
+    dtype="float32",
+    shard_size=2,
+    images_root="/images",
+    about={"weights": "here"},
+)
 ROWS = np.arange(6, dtype=np.float32).reshape(2, 3)
 
 
@@ -132,10 +133,10 @@ def test_a_folder_that_a_creator_was_killed_in_may_hold_a_store(tmp_path, store)
 
 
 def test_where_the_images_lie_and_what_is_said_for_people_may_change(store):
-    again = create_store(store.path, IMAGES, SETTINGS | {"images_root": "/elsewhere", "about": {}})
+    again = create_store(store.path, IMAGES, replace(SETTINGS, images_root="/elsewhere", about={}))
     assert again.head == store.head
     with pytest.raises(ValueError, match=r"holds a store with other contents \(extractor_key is '1f' there and '2e'"):
-        create_store(store.path, IMAGES, SETTINGS | {"extractor_key": "2e"})
+        create_store(store.path, IMAGES, replace(SETTINGS, extractor_key="2e"))
 
 
 @pytest.mark.parametrize("name", ["notes.txt", "store.json.bak", "shard", "lock"])

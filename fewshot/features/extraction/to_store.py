@@ -12,7 +12,7 @@ from fewshot.features.extraction.loop import ExtractProgress, ExtractReport, Run
 from fewshot.features.extraction.ray import extract_on_ray
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.listing import find_images
-from fewshot.features.store.layout import DTYPES, StoreFolder
+from fewshot.features.store.layout import DTYPES, StoreFolder, StoreSettings
 from fewshot.features.store.outcomes import ImageFailure, StoreOutcomes
 from fewshot.features.store.writing import create_store, delete_store
 
@@ -164,14 +164,14 @@ def prepare_store(
     extractor: Extractor, images: str | os.PathLike[str], out: str | os.PathLike[str], settings: ExtractSettings
 ) -> StoreFolder:
     """List the images and create the store's folder, or check that the existing one is for the same images."""
-    head = {
-        "extractor": extractor.spec,
-        "extractor_key": extractor.key,
-        "columns": extractor.columns,
-        "n_features": extractor.n_features,
-        "dtype": settings.dtype,
-        "shard_size": settings.shard_size,
-        "images_root": os.path.abspath(images),
-        "about": extractor.about,
-    }
-    return create_store(out, find_images(images, labels=settings.labels), head)
+    own = StoreSettings(
+        extractor=extractor.spec,
+        extractor_key=extractor.key,
+        columns=extractor.columns,
+        n_features=extractor.n_features,
+        dtype=settings.dtype,
+        shard_size=settings.shard_size,
+        images_root=os.path.abspath(images),
+        about=extractor.about,
+    )
+    return create_store(out, find_images(images, labels=settings.labels), own)

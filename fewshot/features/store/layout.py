@@ -26,11 +26,25 @@ import numpy.typing as npt
 
 from fewshot.features.images.listing import ImageRecord
 
-__all__ = ["DTYPES", "Failure", "ShardRecord", "StoreFolder", "StoreHead", "file_hash"]
+__all__ = ["DTYPES", "Failure", "ShardRecord", "StoreFolder", "StoreHead", "StoreSettings", "file_hash"]
 
 FORMAT_VERSION = 1
 DTYPES = ("float16", "float32")
 _KIND = "fewshot feature store"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoreSettings:
+    """The part of a `StoreHead` that does not come from the images."""
+
+    extractor: Mapping[str, Any]
+    extractor_key: str
+    columns: Mapping[str, tuple[int, int]]
+    n_features: int
+    dtype: str
+    shard_size: int
+    images_root: str
+    about: Mapping[str, Any]
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ import numpy.typing as npt
 
 from fewshot.features.feature_set import spec_differences
 from fewshot.features.images.listing import ImageRecord
-from fewshot.features.store.layout import Failure, ShardRecord, StoreFolder, StoreHead, file_hash
+from fewshot.features.store.layout import Failure, ShardRecord, StoreFolder, StoreHead, StoreSettings, file_hash
 from fewshot.storage import replacing, write_text_atomic
 
 __all__ = ["StoreLock", "create_store", "delete_store", "part_of", "remove_temporaries", "write_shard"]
@@ -29,9 +29,7 @@ __all__ = ["StoreLock", "create_store", "delete_store", "part_of", "remove_tempo
 _CREATION = 0
 
 
-def create_store(
-    path: str | os.PathLike[str], images: Iterable[ImageRecord], settings: Mapping[str, Any]
-) -> StoreFolder:
+def create_store(path: str | os.PathLike[str], images: Iterable[ImageRecord], settings: StoreSettings) -> StoreFolder:
     """Create a store for a list of images, or return the one that is there if it is for the same.
 
     Parameters
@@ -41,7 +39,7 @@ def create_store(
     images
         In order; read once, never held.
     settings
-        The fields of `StoreHead` that do not come from the images.
+        What does not come from the images.
 
     Raises
     ------
@@ -56,15 +54,15 @@ def create_store(
     with StoreLock(folder) as lock, lock.held(_CREATION):
         _remove([*folder.glob(".images.*.tmp"), *folder.glob(".store.json.*.tmp")])  # of a creator that was killed
         if head_path.exists():
-            listed, _ = _write_list(Path(os.devnull), images, settings["shard_size"])
+            listed, _ = _write_list(Path(os.devnull), images, settings.shard_size)
         else:
             with replacing(folder / "images.jsonl") as temporary:
-                listed, offsets = _write_list(temporary, images, settings["shard_size"])
+                listed, offsets = _write_list(temporary, images, settings.shard_size)
             with replacing(folder / "images.offsets.npy") as temporary, temporary.open("wb") as file:
                 np.save(file, offsets)
-            write_text_atomic(head_path, StoreHead(**settings, **listed).to_json())
+            write_text_atomic(head_path, StoreHead(**vars(settings), **listed).to_json())
     store = StoreFolder(folder)
-    _check_same(folder, store.head, StoreHead(**settings, **listed))
+    _check_same(folder, store.head, StoreHead(**vars(settings), **listed))
     return store
 
 

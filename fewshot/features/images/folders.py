@@ -1,4 +1,4 @@
-"""Images of a discovery as folders: one for each class."""
+"""Images as folders: one for each class."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 import re
 from collections.abc import Sequence
 
-from fewshot.evaluation.discovery import FoundClasses
-from fewshot.result_folders import checked_place, writing_folder
+from torch import Tensor
 
-from ..shared.pictures import ImageFiles
+from fewshot.checks import SettingError
+from fewshot.features.images.pictures import ImageFiles
+from fewshot.result_folders import checked_place, writing_folder
 
 __all__ = ["check_export", "export_folders", "safe_names"]
 
@@ -24,25 +25,35 @@ def check_export(path: str) -> None:
     ------
     OSError
         If its parent is not there or cannot be written to, or ``path`` is a file.
-    ValueError
+    SettingError
         If it is not empty.
     """
     folder = checked_place(path)
     if folder.is_dir() and any(folder.iterdir()):
-        raise ValueError(f"--export-folders {path} is not empty: name a new folder")
+        raise SettingError("{export} {0} is not empty: name a new folder", path)
 
 
-def export_folders(path: str, files: ImageFiles, found: FoundClasses, *, is_linked: bool) -> int:
+def export_folders(path: str, files: ImageFiles, labels: Tensor, class_names: Sequence[str], *, is_linked: bool) -> int:
     """Write a folder for each class, with its images; return how many could not be had.
 
-    Links are symbolic and absolute. An image inside of an archive is written out, whatever is asked.
+    Parameters
+    ----------
+    path : str
+        The folder of the folders.
+    files : ImageFiles
+    labels : Tensor (n,), int64
+        The class of each image.
+    class_names : sequence of str
+    is_linked : bool
+        Whether images are linked to, symbolically and absolutely, or copied. One inside of an archive is written out in
+        any case.
     """
-    folders, names = safe_names(found.names), safe_names(files.ids)
+    folders, names = safe_names(class_names), safe_names(files.ids)
     n_missing = 0
     with writing_folder(path) as temporary:
         for folder in folders:
             (temporary / folder).mkdir()
-        for row, label in enumerate(found.labels.tolist()):
+        for row, label in enumerate(labels.tolist()):
             n_missing += not files.place(row, temporary / folders[label] / names[row], is_linked=is_linked)
     return n_missing
 
