@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import click
 from fewshot_episodes import SESSION_PROTOCOLS
 
-from fewshot.evaluation.sessions import SessionComparison, SessionExperiment, read_index_files, run_sessions
+from fewshot.evaluation.sessions import (
+    SessionComparison,
+    SessionExperiment,
+    SessionRun,
+    draw_sessions,
+    read_index_files,
+    run_sessions,
+)
 from fewshot.evaluation.sessions.experiment import ALL, CLASS_ORDERS, CUSTOM
+from fewshot.features import FeatureSet
 from fewshot.registry.incremental import INCREMENTAL_METHODS
 
 from ..shared import output
@@ -32,11 +41,12 @@ from ..shared.options import (
     settings_object,
     whole_numbers,
 )
-from .plot import check_plot, draw_sessions
+from ..shared.tables import pool_words
 from .table import calibrate_report
 
 __all__ = ["calibrate"]
 
+_PICTURES = (".svg", ".png", ".pdf")
 _SET_BY_INDEX_FILES = ("protocol", "n_base", "n_way", "n_shot", "n_draws", "class_order", "classes")
 
 
@@ -148,12 +158,27 @@ def calibrate(context: click.Context, /, **words: Any) -> None:
     files = CalibrateFiles(**words)
     _check_applicable(context, files)
     if files.plot is not None:
-        check_folder(files.plot)
-        check_plot(files.plot)
+        _check_plot(files.plot)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _calibrate(files, experiment)
-    document["warnings"] = noticed
-    output.publish(document, calibrate_report(document), is_json=files.is_json)
+        device = resolve_device(files.device)
+        pool = load_pool(files.features, files.labels, files.classes)
+        test = load_test_rows(files.test, files.test_labels, files.classes, pool, files.features)
+        comparison = _compare(files, experiment, pool.to(device), None if test is None else test.to(device))
+        if files.plot is not None:
+            draw_sessions(comparison, files.plot)
+    protocol = comparison.protocol(str(files.test), str(files.index_files))
+    pools = {"features": (files.features, pool)} | ({} if test is None else {"test": (str(files.test), test)})
+    document = document_head(context) | {
+        "settings": asdict(files) | _resolved(comparison) | {"device": str(device)},
+        "features": describe_pool(files.features, pool),
+        "test_features": None if test is None else describe_pool(str(files.test), test),
+        "protocol": protocol,
+        "results": [_result(run) for run in comparison.runs],
+        "differences": _differences(comparison),
+        "warnings": noticed,
+    }
+    facts = [(label, pool_words(name, rows)) for label, (name, rows) in pools.items()]
+    output.publish(document, calibrate_report(comparison, protocol, facts, files.plot), is_json=files.is_json)
 
 
 def _check_applicable(context: click.Context, files: CalibrateFiles) -> None:
@@ -165,39 +190,33 @@ def _check_applicable(context: click.Context, files: CalibrateFiles) -> None:
     refuse_unused(context, {"index_files": (has_test, "counts training rows: name the test rows with --test")})
 
 
-def _calibrate(files: CalibrateFiles, experiment: SessionExperiment) -> dict[str, Any]:
-    """Run the experiment, draw the plot, and return the document, less its head and warnings."""
-    device = resolve_device(files.device)
-    pool = load_pool(files.features, files.labels, files.classes)
-    test = load_test_rows(files.test, files.test_labels, files.classes, pool, files.features)
+def _check_plot(path: str) -> None:
+    """Check that a picture can be drawn, before the work."""
+    check_folder(path)
+    if Path(path).suffix.lower() not in _PICTURES:
+        raise ValueError(f"--plot draws {', '.join(_PICTURES)}, got {path!r}: name one of these")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError('--plot is drawn by matplotlib: pip install "fewshot[plots]"') from error
+
+
+def _compare(
+    files: CalibrateFiles, experiment: SessionExperiment, pool: FeatureSet, test: FeatureSet | None
+) -> SessionComparison:
     with output.Progress("sessions", is_quiet=files.is_quiet) as progress:
-        comparison = run_sessions(
-            pool.to(device),
+        return run_sessions(
+            pool,
             experiment,
-            test=None if test is None else test.to(device),
+            test=test,
             index_lines=None if files.index_files is None else read_index_files(files.index_files),
             progress=progress.report,
         )
-    document = {
-        "settings": asdict(files) | _resolved(comparison) | {"device": str(device)},
-        "features": describe_pool(files.features, pool),
-        "test_features": None if test is None else describe_pool(str(files.test), test),
-        "protocol": comparison.protocol(str(files.test), str(files.index_files)),
-        "results": [
-            {
-                "method": run.method,
-                "settings": run.classifier,
-                "n_shot": run.n_shot,
-                **run.results.to_dict(),
-                "average_auroc": run.average_auroc._asdict(),
-            }
-            for run in comparison.runs
-        ],
-        "differences": _differences(comparison),
-    }
-    if files.plot is not None:
-        draw_sessions(document, files.plot)
-    return document
+
+
+def _result(run: SessionRun) -> dict[str, Any]:
+    head = {"method": run.method, "settings": run.classifier, "n_shot": run.n_shot}
+    return head | run.results.to_dict() | {"average_auroc": run.average_auroc._asdict()}
 
 
 def _resolved(comparison: SessionComparison) -> dict[str, Any]:

@@ -9,9 +9,11 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from fewshot.features import FeatureSet
+
 from .output import BOX
 
-__all__ = ["describe_features", "fact_lines", "training_report"]
+__all__ = ["describe_features", "fact_lines", "pool_words", "training_report"]
 
 _LEARNED = ("λ/|Q|", "T")
 _LABEL_WIDTH = 12
@@ -22,6 +24,12 @@ def describe_features(features: Row) -> str:
     """Describe the features in one line."""
     n, n_classes, n_features = (features[name] for name in ("n", "n_classes", "n_features"))
     return f"{features['name']}: {n:,} rows, {n_classes:,} classes, {n_features:,} features"
+
+
+def pool_words(name: str, pool: FeatureSet) -> str:
+    """Return one line about features."""
+    n, n_features = pool.features.shape
+    return f"{name}: {n:,} rows, {pool.n_classes:,} classes, {n_features:,} features"
 
 
 def training_report(document: Row) -> list[RenderableType]:

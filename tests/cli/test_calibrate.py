@@ -323,7 +323,9 @@ def test_the_table_shows_the_document() -> None:
 
 def test_the_best_of_each_column_is_bold_and_the_lowest_drop() -> None:
     found = document(*FEW, "--method", "ncm", "--method", "teen", "--n-shot", 1)
-    report = calibrate_report(found)
+    pool, methods = load_features("digits"), ("ncm", "teen")
+    comparison = run_sessions(pool, SessionExperiment(methods=methods, n_shot=(1,), n_draws=3))
+    report = calibrate_report(comparison, comparison.protocol(), (), None)
     console = Console(force_terminal=True, width=200, no_color=True)
     with console.capture() as captured:
         console.print(report[report.index("Over all sessions, 1-shot") + 1])
