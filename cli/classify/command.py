@@ -23,6 +23,7 @@ from fewshot.features.support_query import (
 )
 from fewshot.few_shot_classifier.classification import UNKNOWN, ClassifySettings
 from fewshot.few_shot_classifier.classification import classify as classify_queries
+from fewshot.few_shot_classifier.files import KIND, PREDICTIONS, Report, classification_summary, predictions_csv
 from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_folder
 from fewshot.tuning.files import tuned_method
 
@@ -39,15 +40,15 @@ from ..shared.options import (
     refuse_unused,
     resolve_device,
     setting_option,
+    tuned_option,
     usage_errors,
     weights_option,
 )
-from ..shared.tuned_option import tuned_option
-from .document import classification_document, input_warnings
+from ..shared.page import REPORT
 from .page import render_report
-from .results import KIND, OWN_FILES, PREDICTIONS, REPORT, Report, predictions_csv, unknown_words
 from .table import classification_report
 from .view import View, gather_view
+from .words import input_warnings, unknown_words
 
 __all__ = ["classify"]
 
@@ -147,7 +148,7 @@ def classify(
         sources = SupportQuerySources(**words)
     _check_applicable(context, files, sources, tuned)
     settings = _settings(context, method, reject)
-    check_out(files.out, OWN_FILES, KIND)
+    check_out(files.out, (PREDICTIONS, SUMMARY, REPORT), KIND)
     device = str(resolve_device(files.device))
     with tempfile.TemporaryDirectory(prefix="fewshot-") as scratch, output.gathered_warnings() as noticed:
         found = None if tuned is None else _tuned(tuned, sources, allow_seen_classes=files.allow_seen_classes)
@@ -165,7 +166,7 @@ def classify(
             report = Report(sources.names, inputs, settings, result)
             view = gather_view(report, progress)
         head = document_head(context) | {"settings": context.params | {"device": device, "method": settings.method}}
-        document = head | classification_document(report, files.out, found)
+        document = head | classification_summary(report, files.out, found)
     document["warnings"] = [*input_warnings(inputs), *view.warnings, *_warnings(context, report), *noticed]
     _write(files.out, document, report, view)
     output.publish(document, classification_report(report, files.out), is_json=files.is_json)

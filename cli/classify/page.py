@@ -10,11 +10,12 @@ import click
 import fewshot
 from fewshot.features.images.pictures import name_of
 from fewshot.few_shot_classifier.classification import UNKNOWN, AnsweredClass
+from fewshot.few_shot_classifier.files import Report
 
 from ..shared.page import Head, picture, probability_bar, render_page
 from ..shared.words import counted, percent
-from .results import Report, unknown_words
 from .view import SIDE, Shown, View
+from .words import unknown_words
 
 __all__ = ["render_report"]
 

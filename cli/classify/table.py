@@ -9,11 +9,13 @@ from rich.table import Table
 
 from fewshot.features.images.pictures import name_of
 from fewshot.few_shot_classifier.classification import UNKNOWN
+from fewshot.few_shot_classifier.files import Report
 
 from ..shared.output import BOX
+from ..shared.page import REPORT
 from ..shared.tables import fact_lines
 from ..shared.words import counted, percent
-from .results import REPORT, Report, unknown_words
+from .words import unknown_words
 
 __all__ = ["classification_report"]
 

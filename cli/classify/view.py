@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from fewshot.features.images.pictures import Picture
+from fewshot.few_shot_classifier.files import Report
 
 from ..shared import output
 from ..shared.pictures import Pictures, read_pictures
-from .results import Report
 
 __all__ = ["SIDE", "Shown", "View", "gather_view"]
 

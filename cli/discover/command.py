@@ -20,6 +20,7 @@ from fewshot.evaluation.discovery import (
 )
 from fewshot.evaluation.discovery.files import ASSIGNMENTS, KIND, assignments_csv
 from fewshot.evaluation.discovery.settings import AUTO, RANDOM
+from fewshot.evaluation.discovery.summary import discovery_summary
 from fewshot.features import FeatureSet
 from fewshot.features.images.folders import check_export, export_folders
 from fewshot.features.images.pictures import image_files
@@ -43,10 +44,10 @@ from ..shared.options import (
     setting_option,
     usage_errors,
 )
+from ..shared.page import REPORT
 from ..shared.pictures import Pictures, read_pictures
 from ..shared.words import counted
-from .document import discovery_document
-from .page import REPORT, SIDE, Report, render_report
+from .page import SIDE, Report, render_report
 from .table import discovery_report
 
 __all__ = ["discover"]
@@ -218,7 +219,7 @@ def discover(context: click.Context, /, known_classes: str | None, examples: int
         result = run_discovery(pool, _with_known(known_classes, experiment, pool), progress=_reporter(progress))
         pictures = _pictures(result, progress)
     document = document_head(context) | {"settings": context.params | {"device": device}}
-    document |= discovery_document(files.features, files.out, result)
+    document |= discovery_summary(files.features, files.out, result)
     document["warnings"] = [*noticed, *result.found.warnings, *pictures.warnings]
     _write(files, document, Report(files.features, result, pictures.by_row))
     if files.export is not None:

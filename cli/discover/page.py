@@ -13,16 +13,15 @@ import torch
 import fewshot
 from fewshot.evaluation.discovery import ClassProfile, DiscoveryResult, Examples, PoolMap
 from fewshot.evaluation.discovery.profiles import UNSURE
+from fewshot.evaluation.discovery.summary import lineage_words
 from fewshot.features.images.pictures import Picture, name_of
 
 from ..shared.page import Head, picture, probability_bar, read_text, render_page
 from ..shared.words import counted, percent
 from .charts import confusion_data, scores_section, trace_section
-from .document import lineage_words
 
-__all__ = ["REPORT", "SIDE", "Report", "headline", "lead", "render_report"]
+__all__ = ["SIDE", "Report", "headline", "lead", "render_report"]
 
-REPORT = "report.html"
 # Of the pictures as they are stored; the page shows them smaller, and a dense screen all of it.
 SIDE = 96
 _SHOWN_SIDE = 64

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from fewshot.evaluation.discovery import ClassProfile, DiscoveryResult, DiscoveryScores
 
-from ..shared.options import describe_pool
 from ..shared.output import BOX
+from ..shared.page import REPORT
 from ..shared.tables import describe_features, fact_lines
 from ..shared.words import percent
-from .page import REPORT, headline, lead
+from .page import headline, lead
 
 __all__ = ["discovery_report"]
 
@@ -30,7 +30,7 @@ def discovery_report(features: str, out: str, export: str | None, result: Discov
 def _facts(features: str, out: str, export: str | None, result: DiscoveryResult) -> Iterator[tuple[str, str]]:
     yield "rows", result.data.protocol
     yield "method", result.found.method
-    yield "features", describe_features(describe_pool(features, result.data.pool))
+    yield "features", describe_features(result.data.pool.describe(features))
     if result.scores is not None:
         yield from (("score", words) for words in _scores(result.scores))
     yield "look at", f"{out}/{REPORT}"

@@ -26,7 +26,6 @@ from ..shared.options import (
     NUMBERS,
     bundle,
     check_folder,
-    describe_pool,
     document_head,
     load_pool,
     pool_options,
@@ -37,8 +36,8 @@ from ..shared.options import (
     setting_option,
     settings_object,
     settings_of,
+    tuned_option,
 )
-from ..shared.tuned_option import tuned_facts, tuned_option
 from .arguments import dirichlet_option, distribution_option, effective_way_option, limit_options, split_methods
 from .table import episode_report
 
@@ -196,9 +195,9 @@ def _evaluated(files: EpisodeFiles, experiment: EpisodeExperiment, built: Mappin
     resolved = {"methods": list(results.methods), "device": str(device)}
     return {
         "settings": settings_of(files) | settings_of(experiment) | _resolved(experiment) | resolved,
-        "features": describe_pool(files.features, pool),
+        "features": pool.describe(files.features),
         "weights": _weights(trained[0], pool.class_names) if trained else None,
-        "tuned": [tuned_facts(each, pool.class_names) for each in tuned],
+        "tuned": [each.describe(pool.class_names) for each in tuned],
         "protocol": "; ".join(run.protocol for run in results.runs),
         "results": [row for run in results.runs for row in _rows(run, results.methods, is_kept=files.keep_episodes)],
         "differences": [difference._asdict() for difference in results.differences()],

@@ -26,7 +26,6 @@ from ..shared.options import (
     POSITIVE,
     bundle,
     check_folder,
-    describe_pool,
     document_head,
     load_pool,
     pool_options,
@@ -191,7 +190,7 @@ def _train(files: TrainingFiles, experiment: TrainingExperiment) -> dict[str, An
     resolved = {"n_way": result.n_way, "effective_ways": list(result.effective_ways), "device": str(device)}
     return {
         "settings": {**settings_of(files), **settings_of(experiment), **resolved},
-        "features": describe_pool(files.features, pool),
+        "features": pool.describe(files.features),
         "protocol": result.protocol,
         "training": result.training,
         "trace": {"loss": result.trace.loss.tolist(), "accuracy": result.trace.accuracy.tolist()},

@@ -24,7 +24,6 @@ from ..shared.options import (
     NUMBERS,
     bundle,
     check_folder,
-    describe_pool,
     document_head,
     load_pool,
     pool_options,
@@ -188,7 +187,7 @@ def _tuned(files: TuningFiles, experiment: TuningExperiment) -> dict[str, Any]:
         "options": found.chosen.candidate.options,
         "is_default_kept": found.is_default_kept,
         "class_names": sorted(pool.class_names),
-        "features": describe_pool(files.features, pool),
+        "features": pool.describe(files.features),
         "settings": settings_of(files)
         | settings_of(experiment)
         | {"grid": experiment.grid or {}, "device": str(device)},

@@ -9,7 +9,7 @@ from fewshot.features import FeatureSet
 from fewshot.features.imports import FORMATS, import_features
 
 from ..shared import output
-from ..shared.options import check_folder, choice, describe_pool, document_head, json_option_with, usage_errors
+from ..shared.options import check_folder, choice, document_head, json_option_with, usage_errors
 from ..shared.tables import fact_lines
 
 __all__ = ["import_"]
@@ -55,7 +55,7 @@ def import_(context: click.Context, /, path: str, out: str, is_json: bool, **par
     n_unlabelled = int((pool.labels < 0).sum())
     document = document_head(context) | {
         "settings": context.params,
-        "features": describe_pool(out, pool),
+        "features": pool.describe(out),
         "n_unlabelled": n_unlabelled,
         "warnings": [*noticed, *_notes(n_unlabelled, len(pool.labels))],
     }

@@ -29,7 +29,6 @@ from ..shared.options import (
     NUMBERS,
     bundle,
     check_folder,
-    describe_pool,
     document_head,
     load_pool,
     pool_options,
@@ -170,8 +169,8 @@ def calibrate(context: click.Context, /, **words: Any) -> None:
     pools = {"features": (files.features, pool)} | ({} if test is None else {"test": (str(files.test), test)})
     document = document_head(context) | {
         "settings": asdict(files) | _resolved(comparison) | {"device": str(device)},
-        "features": describe_pool(files.features, pool),
-        "test_features": None if test is None else describe_pool(str(files.test), test),
+        "features": pool.describe(files.features),
+        "test_features": None if test is None else test.describe(str(files.test)),
         "protocol": protocol,
         "results": [_result(run) for run in comparison.runs],
         "differences": _differences(comparison),

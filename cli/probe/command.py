@@ -17,7 +17,6 @@ from ..shared.options import (
     NUMBERS,
     POSITIVE,
     bundle,
-    describe_pool,
     document_head,
     load_pool,
     pool_options,
@@ -131,8 +130,8 @@ def _probe(files: ProbeFiles, experiment: ProbeExperiment) -> dict[str, Any]:
         )
     return {
         "settings": asdict(files) | asdict(experiment) | {"device": str(device)},
-        "features": describe_pool(files.features, comparison.train),
-        "test_features": describe_pool(files.test or files.features, comparison.test),
+        "features": comparison.train.describe(files.features),
+        "test_features": comparison.test.describe(files.test or files.features),
         "protocol": comparison.protocol(files.features, str(files.test)),
         "post": comparison.post,
         "results": [run.to_dict() for run in comparison.runs],

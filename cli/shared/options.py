@@ -36,7 +36,6 @@ __all__ = [
     "class_positions",
     "classes_option",
     "default",
-    "describe_pool",
     "device_option",
     "device_option_with",
     "document_head",
@@ -60,6 +59,7 @@ __all__ = [
     "setting_option",
     "settings_object",
     "settings_of",
+    "tuned_option",
     "usage_errors",
     "weights_option",
     "whole_numbers",
@@ -261,6 +261,18 @@ def weights_option(text: str) -> Decorator:
     return click.option("--weights", metavar="FILE|random", show_default="the published ones", help=text)
 
 
+def tuned_option(*, is_repeatable: bool) -> Decorator:
+    """Return the option ``--tuned``; unless it is repeatable, it takes the place of ``--method``."""
+    several = "A method with the settings that fewshot tune wrote, in place of the --method of that name or beside the"
+    one = "The method, with the settings that fewshot tune wrote; in place of --method."
+    return click.option(
+        "--tuned",
+        multiple=is_repeatable,
+        metavar="FILE",
+        help=f"{several} others; repeatable." if is_repeatable else one,
+    )
+
+
 def resume_option(text: str) -> Decorator:
     """Return ``--resume``, on unless it is switched off."""
     return click.option("--resume/--no-resume", "is_resumed", default=True, help=text)
@@ -411,19 +423,6 @@ def document_head(context: click.Context) -> dict[str, Any]:
         "version": fewshot.__version__,
         "torch_version": torch.__version__,
         "versions": versions,
-    }
-
-
-def describe_pool(name: str, pool: FeatureSet) -> dict[str, Any]:
-    """Return the entry of the features in the JSON document."""
-    n, n_features = pool.features.shape
-    return {
-        "name": name,
-        "source": dict(pool.source),
-        "n": n,
-        "n_classes": pool.n_classes,
-        "n_features": n_features,
-        "class_names": list(pool.class_names),
     }
 
 

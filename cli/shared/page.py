@@ -12,7 +12,9 @@ from fewshot.features.images.pictures import Picture
 
 from .words import percent
 
-__all__ = ["Head", "picture", "probability_bar", "read_text", "render_page"]
+__all__ = ["REPORT", "Head", "picture", "probability_bar", "read_text", "render_page"]
+
+REPORT = "report.html"
 
 
 class Head(NamedTuple):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from fewshot.checks import SettingError
 from fewshot.episodic.method import Method, check_class_columns, n_class_columns
@@ -51,6 +52,11 @@ class FittedMethod:
         """Return those of some classes that it was fitted on."""
         fitted_on = set(self.class_names)
         return tuple(name for name in class_names if name in fitted_on)
+
+    def describe(self, class_names: Iterable[str]) -> dict[str, Any]:
+        """Return the file, the method, and those of some classes that it was fitted on, as JSON values."""
+        seen = sorted({*self.seen_classes(class_names)})
+        return {"file": self.file, "method": self.text, "n_classes": len(self.class_names), "seen_classes": seen}
 
 
 def trained_unem(path: str | Path) -> FittedMethod:

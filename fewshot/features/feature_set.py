@@ -6,6 +6,7 @@ import os
 import reprlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -189,6 +190,18 @@ class FeatureSet:
         """Return some rows, under new labels (n,) and names."""
         ids = None if self.ids is None else tuple(self.ids[row] for row in rows.tolist())
         return replace(self, features=self.features[rows], labels=labels[rows], class_names=class_names, ids=ids)
+
+    def describe(self, name: str) -> dict[str, Any]:
+        """Return the facts of the pool, and what it is called, as JSON values."""
+        n, n_features = self.features.shape
+        return {
+            "name": name,
+            "source": dict(self.source),
+            "n": n,
+            "n_classes": self.n_classes,
+            "n_features": n_features,
+            "class_names": list(self.class_names),
+        }
 
     def to(self, device: torch.device | str) -> FeatureSet:
         """Return the pool on another device."""

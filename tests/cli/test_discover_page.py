@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 import torch
 from fewshot.cli.discover.charts import heat_map
-from fewshot.cli.discover.document import lineage_words
 from fewshot.cli.shared import page as shared_page
 from fewshot.cli.shared.words import percent
 
 from fewshot.discovery.profiles import Step
 from fewshot.evaluation.discovery import FoundClasses, TrueClass
+from fewshot.evaluation.discovery.summary import lineage_words
 from fewshot.features import load_features
 from fewshot.features.images.pictures import thumbnails
 from tests.kits.cli import fewshot

@@ -6,40 +6,34 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from fewshot.discovery.profiles import Step
-from fewshot.evaluation.discovery import (
-    ClassProfile,
-    DiscoveryResult,
-    FoundClasses,
-    TrueClass,
-    named_confusion,
-    true_classes,
-)
+from fewshot.evaluation.discovery.experiment import DiscoveryResult
 from fewshot.evaluation.discovery.files import FORMAT_VERSION, KIND, sorted_pool
+from fewshot.evaluation.discovery.found import FoundClasses
+from fewshot.evaluation.discovery.named_scores import TrueClass, named_confusion, true_classes
+from fewshot.evaluation.discovery.profiles import ClassProfile
 
-from ..shared.options import describe_pool
-
-__all__ = ["discovery_document", "lineage_words"]
+__all__ = ["discovery_summary", "lineage_words"]
 
 _VERBS = {"shed": "left", "split": "split off", "merge": "merged from"}
 
 
-def discovery_document(features: str, out: str, result: DiscoveryResult) -> dict[str, Any]:
-    """Return the summary, less its head, settings and warnings.
+def discovery_summary(features: str, out: str, result: DiscoveryResult) -> dict[str, Any]:
+    """Return a discovery as JSON values, by which `read_sorted_pool` knows its pool again.
 
     Parameters
     ----------
-    features
-        The name of the features, as ``--features`` took it.
-    out
+    features : str
+        Where the features were read from.
+    out : str
         The folder of the results.
-    result
+    result : DiscoveryResult
     """
     data, found = result.data, result.found
     n_labelled = int((~data.is_unlabelled).sum())
     return {
         "kind": KIND,
         "format_version": FORMAT_VERSION,
-        "features": describe_pool(features, data.pool) | sorted_pool(features, data.pool)._asdict(),
+        "features": data.pool.describe(features) | sorted_pool(features, data.pool)._asdict(),
         "method": found.method,
         "protocol": data.protocol,
         "n_rows": len(data.shown),
