@@ -11,7 +11,6 @@ import pytest
 from fewshot.cli.episodic.tune import tune
 from fewshot.cli.episodic.tune_table import tune_report
 from fewshot.cli.shared import output
-from fewshot.cli.shared.tuned_option import tuned_facts
 
 from fewshot import UNEM, load_tuned, save_tuned, save_unem
 from fewshot.evaluation.fitted_methods import check_unseen, fitted_by_name, warn_of_other_features
@@ -258,7 +257,7 @@ def test_a_tuned_method_is_built_for_other_classes(tuned: Path) -> None:
     check_unseen(found, NAMES[3:])
     assert (found.name, found.text) == ("logistic-regression", "logistic-regression:is_normalized=false")
     assert build_method(found.text).is_normalized is False
-    assert tuned_facts(found, NAMES[3:]) == {
+    assert found.describe(NAMES[3:]) == {
         "file": str(tuned),
         "method": found.text,
         "n_classes": 3,
@@ -274,7 +273,7 @@ def test_classes_that_it_was_tuned_on_are_refused(tuned: Path) -> None:
         "classes (as numbers often do), add allow_seen_classes"
     )
     check_unseen(tuned_method(tuned), NAMES[1:], allow_seen_classes=True)
-    assert tuned_facts(tuned_method(tuned), NAMES[1:])["seen_classes"] == ["jay", "kite"]
+    assert tuned_method(tuned).describe(NAMES[1:])["seen_classes"] == ["jay", "kite"]
 
 
 def test_two_files_of_one_method_are_refused(tuned: Path) -> None:
