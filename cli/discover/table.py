@@ -11,7 +11,7 @@ from fewshot.evaluation.discovery import ClassProfile, DiscoveryResult, Discover
 
 from ..shared.output import BOX
 from ..shared.page import REPORT
-from ..shared.tables import describe_features, fact_lines
+from ..shared.tables import fact_lines, pool_words
 from ..shared.words import percent
 from .page import headline, lead
 
@@ -30,7 +30,7 @@ def discovery_report(features: str, out: str, export: str | None, result: Discov
 def _facts(features: str, out: str, export: str | None, result: DiscoveryResult) -> Iterator[tuple[str, str]]:
     yield "rows", result.data.protocol
     yield "method", result.found.method
-    yield "features", describe_features(result.data.pool.describe(features))
+    yield "features", pool_words(features, result.data.pool)
     if result.scores is not None:
         yield from (("score", words) for words in _scores(result.scores))
     yield "look at", f"{out}/{REPORT}"

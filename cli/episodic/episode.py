@@ -38,12 +38,14 @@ from ..shared.options import (
     settings_of,
     tuned_option,
 )
+from ..shared.tables import pool_words
 from .arguments import dirichlet_option, distribution_option, effective_way_option, limit_options, split_methods
-from .table import episode_report
+from .table import episode_report, fitted_words
 
 __all__ = ["episode"]
 
 _MOST_NAMED = 3
+_LABELS = {"trained": "weights", "tuned": "tuned"}
 
 _option = partial(setting_option, EpisodeExperiment)
 
@@ -137,11 +139,16 @@ def episode(context: click.Context, /, methods: tuple[str, ...], **words: Any) -
     if files.out is not None:
         check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _evaluated(files, experiment, built)
-    document["warnings"] = noticed
+        pool = load_pool(files.features, files.labels, files.classes).to(resolve_device(files.device))
+        fitted = _fitted(files)
+        check_columns({**built, **{each.text: each.method for each in fitted}}, pool, files.classes)
+        results = _run(files, experiment, pool, built, fitted)
+    document = document_head(context) | _document(files, experiment, pool, fitted, results) | {"warnings": noticed}
     if files.out is not None:
         write_text_atomic(files.out, output.json_text(document) + "\n")
-    output.publish(document, episode_report(document), is_json=files.is_json)
+    facts = [(_LABELS[each.kind], fitted_words(each, pool.class_names)) for each in fitted]
+    report = episode_report(results.records(), results.differences(), pool_words(files.features, pool), facts)
+    output.publish(document, report, is_json=files.is_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,25 +190,10 @@ def _check_applicable(context: click.Context, methods: Mapping[str, Method]) -> 
     refuse_unused(context, rules)
 
 
-def _evaluated(files: EpisodeFiles, experiment: EpisodeExperiment, built: Mapping[str, Method]) -> dict[str, Any]:
-    """Return the document, less its head and warnings."""
-    device = resolve_device(files.device)
-    pool = load_pool(files.features, files.labels, files.classes).to(device)
-    tuned = [tuned_method(path) for path in files.tuned]
+def _fitted(files: EpisodeFiles) -> list[FittedMethod]:
+    """Read the methods with trained numbers or tuned options."""
     trained = [] if files.weights is None else [trained_unem(files.weights)]
-    fitted = [*trained, *tuned]
-    check_columns({**built, **{each.text: each.method for each in fitted}}, pool, files.classes)
-    results = _run(files, experiment, pool, built, fitted)
-    resolved = {"methods": list(results.methods), "device": str(device)}
-    return {
-        "settings": settings_of(files) | settings_of(experiment) | _resolved(experiment) | resolved,
-        "features": pool.describe(files.features),
-        "weights": _weights(trained[0], pool.class_names) if trained else None,
-        "tuned": [each.describe(pool.class_names) for each in tuned],
-        "protocol": "; ".join(run.protocol for run in results.runs),
-        "results": [row for run in results.runs for row in _rows(run, results.methods, is_kept=files.keep_episodes)],
-        "differences": [difference._asdict() for difference in results.differences()],
-    }
+    return [*trained, *(tuned_method(path) for path in files.tuned)]
 
 
 def _run(
@@ -223,6 +215,27 @@ def _run(
                 n_done, _running(means)
             ),
         )
+
+
+def _document(
+    files: EpisodeFiles,
+    experiment: EpisodeExperiment,
+    pool: FeatureSet,
+    fitted: Sequence[FittedMethod],
+    results: EpisodeResults,
+) -> dict[str, Any]:
+    """Return the document, less its head and warnings."""
+    weights = [_weights(each, pool.class_names) for each in fitted if each.kind == "trained"]
+    resolved = {"methods": list(results.methods), "device": f"{resolve_device(files.device)}"}
+    return {
+        "settings": settings_of(files) | settings_of(experiment) | _resolved(experiment) | resolved,
+        "features": pool.describe(files.features),
+        "weights": weights[0] if weights else None,
+        "tuned": [each.describe(pool.class_names) for each in fitted if each.kind == "tuned"],
+        "protocol": "; ".join(run.protocol for run in results.runs),
+        "results": [row for run in results.runs for row in _rows(run, results.methods, is_kept=files.keep_episodes)],
+        "differences": [difference._asdict() for difference in results.differences()],
+    }
 
 
 def _resolved(experiment: EpisodeExperiment) -> dict[str, Any]:

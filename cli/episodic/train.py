@@ -13,7 +13,7 @@ import click
 from fewshot.episodic.em_dirichlet import INPUTS
 from fewshot.episodic.unem.model import LIKELIHOODS
 from fewshot.episodic.unem.training import LOSSES
-from fewshot.evaluation.training import TrainingExperiment, run_training, untrained_model
+from fewshot.evaluation.training import TrainingExperiment, TrainingResult, run_training, untrained_model
 from fewshot.features import FeatureSet
 from fewshot.models import save_unem
 
@@ -37,8 +37,9 @@ from ..shared.options import (
     settings_of,
     whole_numbers,
 )
-from ..shared.tables import training_report
+from ..shared.tables import pool_words
 from .arguments import small_class_option
+from .train_table import training_report
 
 __all__ = ["train"]
 
@@ -141,9 +142,13 @@ def unem(context: click.Context, /, **words: Any) -> None:
     files = TrainingFiles(**words)
     check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _train(files, experiment)
-    document["warnings"] = noticed
-    output.publish(document, training_report(document), is_json=files.is_json)
+        pool = load_pool(files.features, files.labels, files.classes).to(resolve_device(files.device))
+        result = _train(files, experiment, pool)
+    next_command = _next_command(files)
+    document = document_head(context) | _document(files, experiment, pool, result)
+    document |= {"next_command": next_command, "warnings": noticed}
+    facts = [("features", pool_words(files.features, pool)), ("written", files.out), ("use it", next_command)]
+    output.publish(document, training_report(result, facts), is_json=files.is_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +175,8 @@ def _check_applicable(context: click.Context, experiment: TrainingExperiment) ->
     refuse_unused(context, rules)
 
 
-def _train(files: TrainingFiles, experiment: TrainingExperiment) -> dict[str, Any]:
-    """Train, write the file, and return the document, less its head and warnings."""
-    device = resolve_device(files.device)
-    pool = load_pool(files.features, files.labels, files.classes).to(device)
+def _train(files: TrainingFiles, experiment: TrainingExperiment, pool: FeatureSet) -> TrainingResult:
+    """Train, and write the file."""
     _check_test_classes(files, pool)
     check_columns({f"--inputs {experiment.inputs}": untrained_model(experiment)}, pool, files.classes)
     remark = f"; nothing was written to {files.out}"
@@ -187,16 +190,23 @@ def _train(files: TrainingFiles, experiment: TrainingExperiment) -> dict[str, An
             ),
         )
     save_unem(result.model, files.out, result.training)
-    resolved = {"n_way": result.n_way, "effective_ways": list(result.effective_ways), "device": str(device)}
+    return result
+
+
+def _document(
+    files: TrainingFiles, experiment: TrainingExperiment, pool: FeatureSet, result: TrainingResult
+) -> dict[str, Any]:
+    """Return the document, less its head, the next command and the warnings."""
+    device = f"{resolve_device(files.device)}"
+    resolved = {"n_way": result.n_way, "effective_ways": list(result.effective_ways), "device": device}
+    learned = {name: getattr(result.model, name).tolist() for name in _LEARNED}
     return {
-        "settings": {**settings_of(files), **settings_of(experiment), **resolved},
+        "settings": settings_of(files) | settings_of(experiment) | resolved,
         "features": pool.describe(files.features),
         "protocol": result.protocol,
         "training": result.training,
         "trace": {"loss": result.trace.loss.tolist(), "accuracy": result.trace.accuracy.tolist()},
-        "schedule": {"n_shot": list(result.model.shots)}
-        | {name: getattr(result.model, name).tolist() for name in _LEARNED},
-        "next_command": _next_command(files),
+        "schedule": {"n_shot": list(result.model.shots)} | learned,
     }
 
 

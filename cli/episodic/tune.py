@@ -34,6 +34,7 @@ from ..shared.options import (
     settings_object,
     settings_of,
 )
+from ..shared.tables import pool_words
 from .arguments import dirichlet_option, distribution_option, effective_way_option, limit_options
 from .tune_table import tune_report
 
@@ -144,10 +145,15 @@ def tune(context: click.Context, /, **words: Any) -> None:
     files = TuningFiles(**words)
     check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _tuned(files, experiment)
+        pool = load_pool(files.features, files.labels, files.classes).to(resolve_device(files.device))
+        check_columns({experiment.method: build_method(experiment.candidates[0].method)}, pool, files.classes)
+        result = _run(files, experiment, pool)
+    next_command = _next_command(files.out, experiment.method)
+    document = document_head(context) | _document(files, experiment, pool, result) | {"next_command": next_command}
     save_tuned(files.out, document["method"], document["class_names"], document)
     document["warnings"] = noticed
-    output.publish(document, tune_report(document), is_json=files.is_json)
+    facts = [("features", pool_words(files.features, pool)), ("written", files.out), ("use it", next_command)]
+    output.publish(document, tune_report(experiment, result, pool.class_names, facts), is_json=files.is_json)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,29 +181,6 @@ def _check_applicable(context: click.Context) -> None:
     refuse_unused(context, rules)
 
 
-def _tuned(files: TuningFiles, experiment: TuningExperiment) -> dict[str, Any]:
-    """Tune, and return the document, less its head and warnings."""
-    device = resolve_device(files.device)
-    pool = load_pool(files.features, files.labels, files.classes).to(device)
-    check_columns({experiment.method: build_method(experiment.candidates[0].method)}, pool, files.classes)
-    result = _run(files, experiment, pool)
-    found = result.tuning
-    return {
-        "method": found.chosen.candidate.method,
-        "options": found.chosen.candidate.options,
-        "is_default_kept": found.is_default_kept,
-        "class_names": sorted(pool.class_names),
-        "features": pool.describe(files.features),
-        "settings": settings_of(files)
-        | settings_of(experiment)
-        | {"grid": experiment.grid or {}, "device": str(device)},
-        "regimes": [_regime(name, sampler, found, pool) for name, sampler in result.samplers.items()],
-        "n_combinations": experiment.n_combinations,
-        "candidates": [_row(score, found) for score in found.scores],
-        "next_command": _next_command(files.out, experiment.method),
-    }
-
-
 def _run(files: TuningFiles, experiment: TuningExperiment, pool: FeatureSet) -> TuningResult:
     n_each = len(experiment.candidates) * experiment.n_episodes
     places: dict[str, int] = {}  # of the regimes, which come one after the other
@@ -211,6 +194,25 @@ def _run(files: TuningFiles, experiment: TuningExperiment, pool: FeatureSet) -> 
                 n_each * places.setdefault(regime, len(places)) + n_done, ""
             ),
         )
+
+
+def _document(
+    files: TuningFiles, experiment: TuningExperiment, pool: FeatureSet, result: TuningResult
+) -> dict[str, Any]:
+    """Return the document, less its head, the next command and the warnings."""
+    found = result.tuning
+    resolved = {"grid": experiment.grid or {}, "device": f"{resolve_device(files.device)}"}
+    return {
+        "method": found.chosen.candidate.method,
+        "options": found.chosen.candidate.options,
+        "is_default_kept": found.is_default_kept,
+        "class_names": sorted(pool.class_names),
+        "features": pool.describe(files.features),
+        "settings": settings_of(files) | settings_of(experiment) | resolved,
+        "regimes": [_regime(name, sampler, found, pool) for name, sampler in result.samplers.items()],
+        "n_combinations": experiment.n_combinations,
+        "candidates": [_row(score, found) for score in found.scores],
+    }
 
 
 def _regime(name: str, sampler: EpisodeSampler, found: Tuning, pool: FeatureSet) -> dict[str, Any]:

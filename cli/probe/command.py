@@ -7,8 +7,9 @@ from functools import partial
 from typing import Any
 
 import click
+import torch
 
-from fewshot.evaluation.probes import PROBES, RETRIEVAL_MODES, ProbeExperiment, run_probes
+from fewshot.evaluation.probes import PROBES, RETRIEVAL_MODES, ProbeComparison, ProbeExperiment, run_probes
 from fewshot.probing.linear import LOSSES, MULTI_CLASS
 
 from ..shared import output
@@ -109,18 +110,25 @@ def probe(context: click.Context, /, **words: Any) -> None:
     refuse_unused(context, rules)
     check_test_options(context, files.features, files.test)
     with output.gathered_warnings() as noticed:
-        document = document_head(context) | _probe(files, experiment)
-    document["warnings"] += noticed
-    output.publish(document, probe_report(document), is_json=files.is_json)
+        device = resolve_device(files.device)
+        comparison = _compare(files, experiment, device)
+    document = document_head(context) | {
+        "settings": asdict(files) | asdict(experiment) | {"device": str(device)},
+        "features": comparison.train.describe(files.features),
+        "test_features": comparison.test.describe(files.test or files.features),
+        "protocol": comparison.protocol(files.features, str(files.test)),
+        "post": comparison.post,
+        "results": [run.to_dict() for run in comparison.runs],
+        "warnings": [*comparison.notes, *noticed],
+    }
+    output.publish(document, probe_report(comparison, files.features, files.test), is_json=files.is_json)
 
 
-def _probe(files: ProbeFiles, experiment: ProbeExperiment) -> dict[str, Any]:
-    """Run the experiment, and return the document, less its head and Python's warnings."""
-    device = resolve_device(files.device)
+def _compare(files: ProbeFiles, experiment: ProbeExperiment, device: torch.device) -> ProbeComparison:
     pool = load_pool(files.features, files.labels, files.classes)
     test = load_test_rows(files.test, files.test_labels, files.classes, pool, files.features)
     with output.Progress("fits", is_quiet=files.is_quiet) as progress:
-        comparison = run_probes(
+        return run_probes(
             pool.to(device),
             experiment,
             test=None if test is None else test.to(device),
@@ -128,12 +136,3 @@ def _probe(files: ProbeFiles, experiment: ProbeExperiment) -> dict[str, Any]:
                 name, n_done, n_fits, f"held out {100 * best:.1f} %"
             ),
         )
-    return {
-        "settings": asdict(files) | asdict(experiment) | {"device": str(device)},
-        "features": comparison.train.describe(files.features),
-        "test_features": comparison.test.describe(files.test or files.features),
-        "protocol": comparison.protocol(files.features, str(files.test)),
-        "post": comparison.post,
-        "results": [run.to_dict() for run in comparison.runs],
-        "warnings": list(comparison.notes),
-    }

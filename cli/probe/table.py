@@ -1,15 +1,16 @@
-"""The document of ``fewshot probe`` as a table and lines for people."""
+"""Probes as a table and lines for people."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 from rich.console import RenderableType
 from rich.table import Table
 
+from fewshot.evaluation.probes import ProbeComparison, ProbeRun
+
 from ..shared.output import BOX
-from ..shared.tables import describe_features, fact_lines
+from ..shared.tables import fact_lines, pool_words
 
 __all__ = ["probe_report"]
 
@@ -21,31 +22,30 @@ _COLUMNS = {
     "mean_average_precision": "mAP",
     "recall_at_4": "recall@4",
 }
-Row = Mapping[str, Any]
 
 
-def probe_report(document: Row) -> list[RenderableType]:
-    """Return the scores of each method, and their basis."""
-    return ["In %, on the test rows", _table(document["results"]), *fact_lines(_facts(document))]
+def probe_report(comparison: ProbeComparison, features: str, test: str | None) -> list[RenderableType]:
+    """Return the scores of the probes and their foundation, with the names of the features."""
+    return ["In %, on the test rows", _table(comparison.runs), *fact_lines(_facts(comparison, features, test))]
 
 
-def _table(results: list[Row]) -> Table:
-    shown = [name for name in _COLUMNS if any(name in row for row in results)]
+def _table(runs: Sequence[ProbeRun]) -> Table:
+    shown = [name for name in _COLUMNS if any(name in run.scores for run in runs)]
     table = Table(box=BOX)
     table.add_column("method")
     for name in shown:
         table.add_column(_COLUMNS[name], justify="right")
-    for row in results:
-        label = f"{row['method']}, k = {row['k']}" if "k" in row else row["method"]
-        table.add_row(label, *[f"{100 * row[name]:.2f}" if name in row else "" for name in shown])
+    for run in runs:
+        label = f"{run.method}, k = {run.options['k']}" if "k" in run.options else run.method
+        table.add_row(label, *[f"{100 * run.scores[name]:.2f}" if name in run.scores else "" for name in shown])
     return table
 
 
-def _facts(document: Row) -> Iterable[tuple[str, str]]:
+def _facts(comparison: ProbeComparison, features: str, test: str | None) -> Iterator[tuple[str, str]]:
     """Yield labels and sentences."""
-    yield "protocol", document["protocol"]
-    yield "training", describe_features(document["features"])
-    yield "test", describe_features(document["test_features"])
-    yield "features", f"{document['post']} (what is learned, from the training rows)"
-    for method, words in dict.fromkeys((row["method"], row["settings"]) for row in document["results"]):
+    yield "protocol", comparison.protocol(features, str(test))
+    yield "training", pool_words(features, comparison.train)
+    yield "test", pool_words(test or features, comparison.test)
+    yield "features", f"{comparison.post} (what is learned, from the training rows)"
+    for method, words in dict.fromkeys((run.method, run.settings) for run in comparison.runs):
         yield "methods", f"{method}: {words}"

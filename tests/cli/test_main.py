@@ -30,6 +30,8 @@ from fewshot_episodes import EpisodeSampler
 from rich.console import Console
 
 from fewshot.episodic.nearest_prototype import NearestPrototype
+from fewshot.evaluation.episode_experiment import EpisodeExperiment
+from fewshot.evaluation.episode_runs import run_episodes
 from fewshot.evaluation.episodes import evaluate_episodes
 from fewshot.features import FeatureSet, load_features
 from fewshot.models import load_unem, save_unem
@@ -111,16 +113,17 @@ def test_the_table_shows_the_document() -> None:
 
 
 def test_the_best_of_each_column_is_bold() -> None:
-    found = document("episode", *FEW, "--method", "nearest-prototype", "--method", "unem", "--n-shot", "1,10")
+    methods = ("nearest-prototype", "unem")
+    results = run_episodes(load_features("digits"), EpisodeExperiment(methods=methods, n_shot=(1, 10), n_episodes=30))
     console = Console(force_terminal=True, width=200, no_color=True)
     with console.capture() as captured:
-        console.print(episode_report(found)[1])
+        console.print(episode_report(results.records(), results.differences(), "", ())[1])
     for n_shot in (1, 10):
-        rows = [row for row in found["results"] if row["n_shot"] == n_shot]
-        best = max(rows, key=lambda row: row["accuracy"])
-        for row in rows:
-            bold = f"\x1b[1m{100 * row['accuracy']:.2f} ± {100 * row['half_width']:.2f}\x1b[0m"
-            assert (bold in captured.get()) == (row is best)
+        records = [record for record in results.records() if record.n_shot == n_shot]
+        best = max(records, key=lambda record: record.accuracy)
+        for record in records:
+            bold = f"\x1b[1m{100 * record.accuracy:.2f} ± {100 * record.half_width:.2f}\x1b[0m"
+            assert (bold in captured.get()) == (record is best)
 
 
 def test_methods_run_on_the_same_episodes_and_differences_are_paired() -> None:

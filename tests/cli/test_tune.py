@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fewshot.cli.episodic.tune import tune
-from fewshot.cli.episodic.tune_table import tune_report
-from fewshot.cli.shared import output
+from fewshot.cli.episodic.tune_table import edges
 
 from fewshot import UNEM, load_tuned, save_tuned, save_unem
 from fewshot.evaluation.fitted_methods import check_unseen, fitted_by_name, warn_of_other_features
 from fewshot.features import FeatureSet, load_features
 from fewshot.registry.episodic import build_method
+from fewshot.tuning.experiment import TuningExperiment, run_tuning
 from fewshot.tuning.files import tuned_method
 from tests.kits.cli import document, fails, fewshot, succeeds
 
@@ -170,15 +170,19 @@ def test_many_combinations_are_tried_in_part_and_that_is_said(features: Path) ->
     }
 
 
-def test_a_chosen_number_at_the_end_of_its_values_is_said(features: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    found = document(*words(features))
-    assert not found["is_default_kept"]
-    for penalty, end in ((0.01, "lowest tried: lower"), (100.0, "highest tried: higher"), (1.0, None)):
-        found["options"] = {"inverse_penalty": penalty, "is_normalized": False}
-        output.show(*tune_report(found))
-        told = [line for line in capsys.readouterr().out.splitlines() if "tried" in line]
-        line = f"  edge      inverse_penalty {penalty:g} is the {end} ones may be better, see --grid"
-        assert told == ([line] if end else [])
+@pytest.mark.parametrize(
+    ("penalty", "end"), [(0.01, "lowest tried: lower"), (100.0, "highest tried: higher"), (1.0, None)]
+)
+def test_a_chosen_number_at_the_end_of_its_values_is_said(penalty: float, end: str | None, features: Path) -> None:
+    pool = load_features(features).select_classes([0, 1, 2])
+    settings = TuningExperiment(
+        method="logistic-regression", n_way=3, n_shot=(1,), n_query=4, query_distribution=("balanced",), n_episodes=30
+    )
+    found = run_tuning(pool, settings)
+    options = {"inverse_penalty": penalty, "is_normalized": False}
+    chosen = found.tuning.chosen._replace(candidate=found.tuning.chosen.candidate._replace(options=options))
+    lines = list(edges(found.tuning._replace(chosen=chosen)))
+    assert lines == ([f"inverse_penalty {penalty:g} is the {end} ones may be better, see --grid"] if end else [])
 
 
 def test_a_held_option_stays(features: Path) -> None:

@@ -389,7 +389,7 @@ def test_a_plain_split_of_qkv_disagrees_with_diffusers():
         ),
         (
             replace(SMALL, rescale_timesteps=True),
-            "diffusers has no flag for rescale_timesteps, with which the network is told another time",
+            "diffusers has no flag for rescale_timesteps, which changes the network's time input",
         ),
     ],
 )
