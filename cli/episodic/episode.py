@@ -24,10 +24,10 @@ from ..shared.class_columns import check_columns
 from ..shared.options import (
     COUNT,
     NUMBERS,
+    PoolFiles,
     bundle,
     check_folder,
     document_head,
-    load_pool,
     pool_options,
     refuse_together,
     refuse_unused,
@@ -139,7 +139,7 @@ def episode(context: click.Context, /, methods: tuple[str, ...], **words: Any) -
     if files.out is not None:
         check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        pool = load_pool(files.features, files.labels, files.classes).to(resolve_device(files.device))
+        pool = files.load().to(resolve_device(files.device))
         fitted = _fitted(files)
         check_columns({**built, **{each.text: each.method for each in fitted}}, pool, files.classes)
         results = _run(files, experiment, pool, built, fitted)
@@ -152,20 +152,14 @@ def episode(context: click.Context, /, methods: tuple[str, ...], **words: Any) -
 
 
 @dataclass(frozen=True, kw_only=True)
-class EpisodeFiles:
+class EpisodeFiles(PoolFiles):
     """Where the command reads and writes, and how it runs."""
 
-    features: str
-    labels: str | None
-    classes: str | None
     tuned: tuple[str, ...]
     weights: str | None
     base_features: str | None
     out: str | None
     keep_episodes: bool
-    device: str
-    is_json: bool
-    is_quiet: bool
 
 
 def _built(context: click.Context, texts: Sequence[str]) -> dict[str, Method]:

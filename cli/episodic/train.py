@@ -24,6 +24,7 @@ from ..shared.options import (
     COUNT,
     NUMBERS,
     POSITIVE,
+    PoolFiles,
     bundle,
     check_folder,
     document_head,
@@ -142,7 +143,7 @@ def unem(context: click.Context, /, **words: Any) -> None:
     files = TrainingFiles(**words)
     check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        pool = load_pool(files.features, files.labels, files.classes).to(resolve_device(files.device))
+        pool = files.load().to(resolve_device(files.device))
         result = _train(files, experiment, pool)
     next_command = _next_command(files)
     document = document_head(context) | _document(files, experiment, pool, result)
@@ -152,18 +153,12 @@ def unem(context: click.Context, /, **words: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainingFiles:
+class TrainingFiles(PoolFiles):
     """Where the command reads and writes, and how it runs."""
 
-    features: str
-    labels: str | None
-    classes: str | None
     out: str
     test_features: str | None
     test_classes: str | None
-    device: str
-    is_json: bool
-    is_quiet: bool
 
 
 def _check_applicable(context: click.Context, experiment: TrainingExperiment) -> None:

@@ -22,10 +22,10 @@ from ..shared.class_columns import check_columns
 from ..shared.options import (
     COUNT,
     NUMBERS,
+    PoolFiles,
     bundle,
     check_folder,
     document_head,
-    load_pool,
     pool_options,
     refuse_unused,
     resolve_device,
@@ -145,7 +145,7 @@ def tune(context: click.Context, /, **words: Any) -> None:
     files = TuningFiles(**words)
     check_folder(files.out)
     with output.gathered_warnings() as noticed:
-        pool = load_pool(files.features, files.labels, files.classes).to(resolve_device(files.device))
+        pool = files.load().to(resolve_device(files.device))
         check_columns({experiment.method: build_method(experiment.candidates[0].method)}, pool, files.classes)
         result = _run(files, experiment, pool)
     next_command = _next_command(files.out, experiment.method)
@@ -157,16 +157,10 @@ def tune(context: click.Context, /, **words: Any) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TuningFiles:
+class TuningFiles(PoolFiles):
     """Where the command reads and writes, and how it runs."""
 
-    features: str
-    labels: str | None
-    classes: str | None
     out: str
-    device: str
-    is_json: bool
-    is_quiet: bool
 
 
 def _check_applicable(context: click.Context) -> None:

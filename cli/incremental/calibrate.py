@@ -27,10 +27,10 @@ from ..shared.held_out import check_test_options, load_test_rows, test_options
 from ..shared.options import (
     COUNT,
     NUMBERS,
+    PoolFiles,
     bundle,
     check_folder,
     document_head,
-    load_pool,
     pool_options,
     refuse_together,
     refuse_unused,
@@ -119,19 +119,13 @@ _session_options = bundle(
 
 
 @dataclass(frozen=True, kw_only=True)
-class CalibrateFiles:
+class CalibrateFiles(PoolFiles):
     """Where the command reads and writes, and how it runs."""
 
-    features: str
-    labels: str | None
-    classes: str | None
     test: str | None
     test_labels: str | None
     index_files: str | None
     plot: str | None
-    device: str
-    is_json: bool
-    is_quiet: bool
 
 
 @click.command(short_help="Compare how methods learn new classes and keep the old.")
@@ -160,7 +154,7 @@ def calibrate(context: click.Context, /, **words: Any) -> None:
         _check_plot(files.plot)
     with output.gathered_warnings() as noticed:
         device = resolve_device(files.device)
-        pool = load_pool(files.features, files.labels, files.classes)
+        pool = files.load()
         test = load_test_rows(files.test, files.test_labels, files.classes, pool, files.features)
         comparison = _compare(files, experiment, pool.to(device), None if test is None else test.to(device))
         if files.plot is not None:

@@ -17,9 +17,9 @@ from ..shared.held_out import check_test_options, load_test_rows, test_options
 from ..shared.options import (
     NUMBERS,
     POSITIVE,
+    PoolFiles,
     bundle,
     document_head,
-    load_pool,
     pool_options,
     refuse_unused,
     resolve_device,
@@ -70,17 +70,11 @@ _method_options = bundle(
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProbeFiles:
+class ProbeFiles(PoolFiles):
     """Where the command reads, and how it runs."""
 
-    features: str
-    labels: str | None
-    classes: str | None
     test: str | None
     test_labels: str | None
-    device: str
-    is_json: bool
-    is_quiet: bool
 
 
 @click.command(short_help="Judge features by linear classifiers, neighbours and retrieval.")
@@ -125,7 +119,7 @@ def probe(context: click.Context, /, **words: Any) -> None:
 
 
 def _compare(files: ProbeFiles, experiment: ProbeExperiment, device: torch.device) -> ProbeComparison:
-    pool = load_pool(files.features, files.labels, files.classes)
+    pool = files.load()
     test = load_test_rows(files.test, files.test_labels, files.classes, pool, files.features)
     with output.Progress("fits", is_quiet=files.is_quiet) as progress:
         return run_probes(

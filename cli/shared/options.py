@@ -8,7 +8,7 @@ import re
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, dataclass, fields
 from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
@@ -29,6 +29,7 @@ __all__ = [
     "FROM_0",
     "NUMBERS",
     "POSITIVE",
+    "PoolFiles",
     "argument_default",
     "bundle",
     "check_folder",
@@ -332,6 +333,22 @@ def run_options(settings: type, seed_help: str = _EPISODES_SEED) -> Decorator:
         json_option,
         quiet_option,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoolFiles:
+    """The labelled rows that a command reads, and how it runs: `pool_options` and `run_options`."""
+
+    features: str
+    labels: str | None
+    classes: str | None
+    device: str
+    is_json: bool
+    is_quiet: bool
+
+    def load(self) -> FeatureSet:
+        """Read the rows of the classes."""
+        return load_pool(self.features, self.labels, self.classes)
 
 
 def load_pool(features: str, labels: str | None, classes: str | None) -> FeatureSet:

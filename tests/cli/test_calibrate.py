@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
-from fewshot.cli.incremental import calibrate as command
 from fewshot.cli.incremental.table import calibrate_report
 from fewshot.cli.main import cli
+from fewshot.cli.shared import options
 from fewshot_episodes import SESSION_PROTOCOLS, SessionProtocol, incremental_sessions, published_sessions
 from rich.console import Console
 
@@ -379,7 +379,7 @@ def test_the_picture_shows_the_document(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
 def test_without_matplotlib_the_extra_is_named_before_the_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    monkeypatch.setattr(command, "load_pool", None)
+    monkeypatch.setattr(options, "load_pool", None)
     assert fails(1, *FEW, "--plot", tmp_path / "a.svg") == (
         'Error: --plot is drawn by matplotlib: pip install "fewshot[plots]"'
     )
