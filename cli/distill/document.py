@@ -8,8 +8,6 @@ from typing import Any
 from fewshot.distillation.training.health import Health
 from fewshot.distillation.training.state import EpochSummary
 from fewshot.image_distillation import DistillPlan, DistillResult, FeatureScores
-from fewshot.image_distillation.scores import TEMPERATURE
-from fewshot.probing import LinearSVM
 
 from ..shared.words import counted
 
@@ -37,7 +35,7 @@ def distillation_document(
         "seconds": trace.seconds,
         "images_per_second": trace.n_run * plan.settings.batch_size / trace.seconds if trace.n_run else None,
         "seconds_waiting": trace.seconds_waiting,
-        "scores": None if before is None or after is None else {"before": _scores(before), "after": _scores(after)},
+        "scores": None if before is None or after is None else {"before": before.to_rows(), "after": after.to_rows()},
         "protocol": None if after is None else protocol(after),
         "failures": result.failures,
         "out": out,
@@ -58,23 +56,6 @@ def protocol(scores: FeatureScores) -> str:
 def _epoch(number: int, epoch: EpochSummary) -> dict[str, float | None]:
     health = dict.fromkeys(Health._fields) if epoch.health is None else epoch.health._asdict()
     return {"epoch": number, **epoch.losses, **health}
-
-
-def _scores(scores: FeatureScores) -> list[dict[str, Any]]:
-    """Return a row for each score, as ``fewshot probe`` has them."""
-    votes = f"weighted vote of the nearest training rows in cosine, temperature {TEMPERATURE:g}"
-    queries = f"each of {scores.n_test:,} test rows looked for among the other {scores.n_test - 1:,} test rows"
-    machine = LinearSVM()
-    return [
-        {"method": "knn", **scores.knn._asdict(), "settings": votes, "k": scores.k},
-        {"method": "svm", **scores.svm._asdict(), "settings": machine.describe(), "c": machine.c},
-        {
-            "method": "retrieval",
-            "settings": f"{queries}, by Euclidean distance",
-            "n_unanswerable": scores.retrieval.n_unanswerable,
-            **scores.retrieval.means(),
-        },
-    ]
 
 
 def _failure_warnings(failures: Mapping[str, str]) -> list[str]:

@@ -11,7 +11,13 @@ import click
 from fewshot_episodes.sampler import PROTOCOLS
 
 from fewshot.episodic.method import Method
-from fewshot.evaluation.episode_experiment import DRAWN_BY_META_DATASET, META_DATASET, EpisodeExperiment
+from fewshot.evaluation.episode_experiment import (
+    DRAWN_BY_META_DATASET,
+    META_DATASET,
+    N_QUERY,
+    N_QUERY_TOTAL,
+    EpisodeExperiment,
+)
 from fewshot.evaluation.episode_runs import EpisodeResults, EpisodeRun, run_episodes
 from fewshot.evaluation.fitted_methods import FittedMethod, trained_unem
 from fewshot.features import FeatureSet, load_features
@@ -77,12 +83,14 @@ _method_options = bundle(
 _protocol_options = bundle(
     _option("n_way", COUNT, "Classes per episode."),
     _option("n_shot", NUMBERS, "Support items per class; a run for each."),
-    _option("n_query", COUNT, "Queries per class, for the balanced distribution.", show_default="15 when balanced"),
+    _option(
+        "n_query", COUNT, "Queries per class, for the balanced distribution.", show_default=f"{N_QUERY} when balanced"
+    ),
     _option(
         "n_query_total",
         COUNT,
         "Queries per episode in all, for the distributions that draw the counts per class.",
-        show_default="75 unless balanced",
+        show_default=f"{N_QUERY_TOTAL} unless balanced",
     ),
     distribution_option(
         EpisodeExperiment,

@@ -13,7 +13,15 @@ import click
 from fewshot.episodic.em_dirichlet import INPUTS
 from fewshot.episodic.unem.model import LIKELIHOODS
 from fewshot.episodic.unem.training import LOSSES
-from fewshot.evaluation.training import TrainingExperiment, TrainingResult, run_training, untrained_model
+from fewshot.evaluation.training import (
+    MOST_QUERIES,
+    MOST_WAYS,
+    TrainingExperiment,
+    TrainingResult,
+    check_disjoint,
+    run_training,
+    untrained_model,
+)
 from fewshot.features import FeatureSet
 from fewshot.models import save_unem
 
@@ -56,7 +64,7 @@ def _effective_ways(context: click.Context, parameter: click.Parameter, value: s
 
 
 _episode_options = bundle(
-    _option("n_way", COUNT, "Classes per episode.", show_default="20, or all classes if fewer"),
+    _option("n_way", COUNT, "Classes per episode.", show_default=f"{MOST_WAYS}, or all classes if fewer"),
     _option(
         "n_shot",
         NUMBERS,
@@ -66,7 +74,7 @@ _episode_options = bundle(
         "n_query_total",
         COUNT,
         "Queries per episode in all, uniform over the pooled items of the effective ways.",
-        show_default="75, or what the smallest classes allow",
+        show_default=f"{MOST_QUERIES}, or what the smallest classes allow",
     ),
     _option(
         "effective_ways",
@@ -210,13 +218,7 @@ def _check_test_classes(files: TrainingFiles, pool: FeatureSet) -> None:
     if files.test_features is None and files.test_classes is None:
         return
     features, labels = (files.features, files.labels) if files.test_features is None else (files.test_features, None)
-    tested = load_pool(features, labels, files.test_classes)
-    shared = [name for name in pool.class_names if name in tested.class_names]
-    if shared:
-        raise ValueError(
-            f"{len(shared)} of the {pool.n_classes} training classes are test classes too, such as {shared[0]!r}: "
-            "choose disjoint ones with --classes and --test-classes"
-        )
+    check_disjoint(pool, load_pool(features, labels, files.test_classes))
 
 
 def _next_command(files: TrainingFiles) -> str:

@@ -11,6 +11,7 @@ import click
 from fewshot_episodes import EpisodeSampler
 
 from fewshot.checks import check_choice
+from fewshot.evaluation.episode_experiment import N_QUERY, N_QUERY_TOTAL
 from fewshot.features import FeatureSet
 from fewshot.registry.episodic import METHODS, build_method
 from fewshot.tuning.experiment import TuningExperiment, TuningResult, run_tuning
@@ -105,8 +106,8 @@ _protocol_options = bundle(
         "and over the numbers of shots, each counting the same.",
     ),
     effective_way_option(TuningExperiment, "Classes of an episode that have queries at all, each in turn."),
-    _option("n_query", COUNT, "Queries per class, when balanced.", show_default="15"),
-    _option("n_query_total", COUNT, "Queries in all, unless balanced.", show_default="75"),
+    _option("n_query", COUNT, "Queries per class, when balanced.", show_default=f"{N_QUERY}"),
+    _option("n_query_total", COUNT, "Queries in all, unless balanced.", show_default=f"{N_QUERY_TOTAL}"),
     dirichlet_option(TuningExperiment),
     _option(
         "n_episodes",

@@ -18,7 +18,7 @@ from fewshot.evaluation.sessions import (
     read_index_files,
     run_sessions,
 )
-from fewshot.evaluation.sessions.experiment import ALL, CLASS_ORDERS, CUSTOM
+from fewshot.evaluation.sessions.experiment import ALL, BASE_SHARE, CLASS_ORDERS, CUSTOM, N_SHOT, N_WAY
 from fewshot.features import FeatureSet
 from fewshot.registry.incremental import INCREMENTAL_METHODS
 
@@ -93,19 +93,19 @@ _session_options = bundle(
         "A published split: sets the base classes, the classes per session, and how many sessions; and the shots "
         "unless --n-shot is given. custom: as the options below say, until the classes run out.",
     ),
-    _option("n_base", COUNT, "Classes of the base session.", show_default="60 % of the classes"),
+    _option("n_base", COUNT, "Classes of the base session.", show_default=f"{100 * BASE_SHARE:g} % of the classes"),
     _option(
         "n_way",
         f"N|{ALL}",
         "New classes per later session; all: one session of all of them.",
         callback=_one_way,
-        show_default="5",
+        show_default=f"{N_WAY}",
     ),
     _option(
         "n_shot",
         NUMBERS,
         "Rows of each new class to learn from; a run for each.",
-        show_default="5, or the protocol's",
+        show_default=f"{N_SHOT}, or the protocol's",
     ),
     _option("n_draws", COUNT, "Draws of the rows; intervals are over these."),
     _option("class_order", CLASS_ORDERS, "Which classes are the base: the file's first, or others in each draw."),

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from fewshot_episodes import EpisodeSampler, MetaDatasetSampler
@@ -16,16 +15,16 @@ __all__ = ["DRAWN_BY_META_DATASET", "META_DATASET", "EpisodeExperiment", "Regime
 
 META_DATASET = "meta-dataset"
 N_QUERY, N_QUERY_TOTAL, DIRICHLET_CONCENTRATION = 15, 75, 2.0
-# Settings that the protocol of Meta-Dataset draws from the class sizes, with their defaults.
-DRAWN_BY_META_DATASET: Mapping[str, object] = {
-    "n_way": 5,
-    "n_shot": (1, 5, 10),
-    "n_query": None,
-    "n_query_total": None,
-    "query_distribution": ("balanced",),
-    "n_effective_way": None,
-    "dirichlet_concentration": DIRICHLET_CONCENTRATION,
-}
+# Settings that the protocol of Meta-Dataset draws from the class sizes.
+DRAWN_BY_META_DATASET = (
+    "n_way",
+    "n_shot",
+    "n_query",
+    "n_query_total",
+    "query_distribution",
+    "n_effective_way",
+    "dirichlet_concentration",
+)
 
 
 class Regime(NamedTuple):
@@ -177,7 +176,8 @@ class EpisodeExperiment:
         self._check_of_use()
 
     def _check_of_use(self) -> None:
-        changed = [name for name, default in DRAWN_BY_META_DATASET.items() if getattr(self, name) != default]
+        defaults = {field.name: field.default for field in fields(self)}
+        changed = [name for name in DRAWN_BY_META_DATASET if getattr(self, name) != defaults[name]]
         if self.protocol == META_DATASET and changed:
             useless = ", ".join(f"{{{name}}}" for name in changed)
             raise SettingError(

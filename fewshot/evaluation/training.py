@@ -14,10 +14,18 @@ from fewshot.episodic.unem.model import UNEM
 from fewshot.episodic.unem.training import Progress, UNEMTrace, fit_unem
 from fewshot.features import FeatureSet
 
-__all__ = ["TrainingExperiment", "TrainingResult", "run_training"]
+__all__ = [
+    "MOST_QUERIES",
+    "MOST_WAYS",
+    "TrainingExperiment",
+    "TrainingResult",
+    "check_disjoint",
+    "run_training",
+    "untrained_model",
+]
 
 _MIXED_WAYS = (2, 5, 10)
-_MOST_WAYS, _MOST_QUERIES = 20, 75
+MOST_WAYS, MOST_QUERIES = 20, 75
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +103,25 @@ class TrainingResult(NamedTuple):
     training: dict[str, Any]
 
 
+def check_disjoint(pool: FeatureSet, tested: FeatureSet) -> None:
+    """Check that no class to train on is one to test on.
+
+    Raises
+    ------
+    SettingError
+        If some are.
+    """
+    shared = [name for name in pool.class_names if name in tested.class_names]
+    if shared:
+        raise SettingError(
+            "{0} of the {1} training classes are test classes too, such as {2!r}: choose disjoint ones with {classes} "
+            "and {test_classes}",
+            len(shared),
+            pool.n_classes,
+            shared[0],
+        )
+
+
 def run_training(
     pool: FeatureSet, experiment: TrainingExperiment | None = None, *, progress: Progress | None = None
 ) -> TrainingResult:
@@ -122,7 +149,7 @@ def run_training(
     (2, 5)
     """
     experiment = experiment or TrainingExperiment()
-    n_way = experiment.n_way or min(_MOST_WAYS, pool.n_classes)
+    n_way = experiment.n_way or min(MOST_WAYS, pool.n_classes)
     ways = experiment.effective_ways or (*(k for k in _MIXED_WAYS if k < n_way), n_way)
     if experiment.n_episodes < len(ways):
         message = "{n_episodes} {0} cannot cover {1} numbers of effective ways {2}"
@@ -194,7 +221,7 @@ def _samplers(
 def _most_queries(pool: FeatureSet, n_shot: int, n_effective_way: int) -> int:
     """Return as many queries as the smallest classes with any to give can give, at most 75."""
     left = (pool.class_counts() - n_shot).sort().values
-    return max(1, min(_MOST_QUERIES, int(left[left > 0][:n_effective_way].sum())))
+    return max(1, min(MOST_QUERIES, int(left[left > 0][:n_effective_way].sum())))
 
 
 def _draw(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -58,6 +58,22 @@ class FeatureScores(NamedTuple):
     n_test: int
     n_classes: int
     n_unreadable: int
+
+    def to_rows(self) -> list[dict[str, Any]]:
+        """Return a flat row of JSON values for each score, as `fewshot.evaluation.probes.ProbeRun.to_dict` does."""
+        votes = f"weighted vote of the nearest training rows in cosine, temperature {TEMPERATURE:g}"
+        queries = f"each of {self.n_test:,} test rows looked for among the other {self.n_test - 1:,} test rows"
+        machine = LinearSVM()
+        return [
+            {"method": "knn", **self.knn._asdict(), "settings": votes, "k": self.k},
+            {"method": "svm", **self.svm._asdict(), "settings": machine.describe(), "c": machine.c},
+            {
+                "method": "retrieval",
+                "settings": f"{queries}, by Euclidean distance",
+                "n_unanswerable": self.retrieval.n_unanswerable,
+                **self.retrieval.means(),
+            },
+        ]
 
 
 def choose_images(images: ImageList, n_most: int, *, seed: int) -> ImageList | None:

@@ -26,8 +26,11 @@ from fewshot.registry.incremental import build_classifier
 
 __all__ = [
     "ALL",
+    "BASE_SHARE",
     "CLASS_ORDERS",
     "CUSTOM",
+    "N_SHOT",
+    "N_WAY",
     "RunProgress",
     "SessionComparison",
     "SessionExperiment",
@@ -37,7 +40,7 @@ __all__ = [
 
 ALL, CUSTOM = "all", "custom"
 CLASS_ORDERS = ("file", "random")
-_BASE_SHARE, _N_WAY, _N_SHOT = 0.6, 5, 5
+BASE_SHARE, N_WAY, N_SHOT = 0.6, 5, 5
 
 # Called at the start of a run and after each session with the run's label, the sessions done, and of how many.
 RunProgress = Callable[[str, int, int], None]
@@ -123,9 +126,9 @@ class SessionExperiment:
                     n_classes,
                 )
             return SessionSizes(n_base, n_way, self.n_shot or (n_shot,), n_sessions)
-        n_base = self.n_base or max(1, min(round(_BASE_SHARE * n_classes), n_classes - 1))
-        n_way = max(1, n_classes - n_base) if isinstance(self.n_way, str) else self.n_way or _N_WAY
-        return SessionSizes(n_base, n_way, self.n_shot or (_N_SHOT,), self.n_sessions)
+        n_base = self.n_base or max(1, min(round(BASE_SHARE * n_classes), n_classes - 1))
+        n_way = max(1, n_classes - n_base) if isinstance(self.n_way, str) else self.n_way or N_WAY
+        return SessionSizes(n_base, n_way, self.n_shot or (N_SHOT,), self.n_sessions)
 
     def draw(self, rows: FeatureSet, is_test: Tensor | None, sizes: SessionSizes, n_shot: int) -> Draws:
         """Draw the sessions of one number of shots, queries from the rows marked by ``is_test`` (n,) if given."""
