@@ -155,7 +155,7 @@ def _check_applicable(context: click.Context, files: LearnFiles) -> None:
 
 
 def _rows(files: LearnFiles) -> tuple[str, Callable[[], FeatureSet]]:
-    """Return what the rows to learn are read from, and what reads them."""
+    """Return the place of the rows to learn, and their reader."""
     if files.found is None:
         return str(files.features), partial(load_pool, str(files.features), files.labels, files.classes)
     found = FoundClasses(

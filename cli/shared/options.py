@@ -313,7 +313,7 @@ def device_option_with(text: str) -> Decorator:
 
 
 def json_option_with(others: str) -> Decorator:
-    """Return ``--json``, ``others`` being what is printed without it."""
+    """Return ``--json``, ``others`` being the output without it."""
     return click.option("--json", "is_json", is_flag=True, help=f"Print one JSON document in place of {others}.")
 
 
@@ -326,7 +326,7 @@ _EPISODES_SEED = "Decides the episodes: one seed, one list on any device."
 
 
 def run_options(settings: type, seed_help: str = _EPISODES_SEED) -> Decorator:
-    """Return the options of how a command runs, ``seed_help`` saying what the seed of the settings decides."""
+    """Return the options of how a command runs, ``seed_help`` explaining the seed of the settings."""
     return bundle(
         setting_option(settings, "seed", FROM_0, seed_help),
         device_option,

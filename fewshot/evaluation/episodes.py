@@ -102,7 +102,7 @@ class _Tally:
 
 
 class _Draws:
-    """What was drawn so far."""
+    """Counts and fingerprint of the draws so far."""
 
     def __init__(self, *, is_disjoint: bool) -> None:
         self._is_disjoint = is_disjoint

@@ -192,7 +192,7 @@ class FeatureSet:
         return replace(self, features=self.features[rows], labels=labels[rows], class_names=class_names, ids=ids)
 
     def describe(self, name: str) -> dict[str, Any]:
-        """Return the facts of the pool, and what it is called, as JSON values."""
+        """Return the facts of the pool under a name, as JSON values."""
         n, n_features = self.features.shape
         return {
             "name": name,

@@ -1,4 +1,4 @@
-"""Incremental classifiers on disk: what ``fewshot learn``, ``predict`` and ``forget`` do, a call each.
+"""Incremental classifiers on disk: ``fewshot learn``, ``predict`` and ``forget`` as a call each.
 
 - `learn`: teach the classifier of a file classes, or make it; settings `LearnSettings`, result `Learned`.
 - `predict`: name the class of each row; settings `PredictSettings`, result `Predictions`.

@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from math import nan
+from pathlib import Path
 
-from fewshot.evaluation.reports import joined, latex_tables, markdown_tables, panels
+import pytest
+
+from fewshot.checks import SettingError
+from fewshot.evaluation.reports import (
+    as_document,
+    joined,
+    latex_tables,
+    markdown_tables,
+    panels,
+    read_records,
+    write_report,
+)
+from fewshot.metrics.comparison import Standing
 from tests.kits.records import make_record
 
 
@@ -73,3 +87,26 @@ def test_two_settings_of_one_method_are_told_apart() -> None:
     assert [row.label for row in joined(records)] == ["unem (shipped)", "unem (trained)"]
     elsewhere = [records[0], replace(records[1], features="b")]
     assert [row.label for row in joined(elsewhere)] == ["unem", "unem"]
+
+
+def test_what_cannot_be_written_is_refused_before_anything_is(tmp_path: Path) -> None:
+    records = [make_record("a", "m", 1, 0.5)]
+    with pytest.raises(ValueError, match=r"^unknown format 'markdwn': did you mean 'markdown'\?"):
+        write_report(records, tmp_path / "new", ("csv", "markdwn"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingError, match=r"file is a file: name a folder with out$"):
+        write_report(records, tmp_path / "file", ("csv",))
+    assert write_report(records, tmp_path / "new", ("csv",)) == [f"{tmp_path / 'new' / 'table.csv'}"]
+
+
+def test_a_report_of_records_is_read_as_they_were(tmp_path: Path) -> None:
+    standing = Standing(0.125, nan, is_paired=False)
+    records = [
+        make_record("a", "m", 1, 0.5, half_width=nan, behind_best=standing, episode_accuracy=(0.25, 0.75)),
+        make_record("a", "n", 1, 0.625, n_way=None, query_distribution=None, versions={"torch": "2.6"}),
+    ]
+    path = tmp_path / "r.json"
+    path.write_text(json.dumps(as_document(records), allow_nan=False), encoding="utf-8")
+    named = [replace(record, feature_set="", label="", file=f"{path}") for record in records]
+    assert [repr(record) for record in read_records(f"{path}")] == [repr(record) for record in named]  # NaN is not NaN

@@ -8,6 +8,7 @@ import pytest
 
 from fewshot.checks import SettingError
 from fewshot.evaluation import TrainingExperiment, run_training
+from fewshot.evaluation.training import check_disjoint
 from fewshot.features import load_features
 from tests.kits.cli import document
 
@@ -28,6 +29,17 @@ def test_defaults_of_the_command_are_those_of_the_call(tmp_path: Path) -> None:
     defaults = TrainingExperiment()
     assert settings == {name: getattr(defaults, name) for name in settings}
     assert command["settings"]["n_shot"] == list(defaults.n_shot)
+
+
+def test_classes_to_train_on_are_not_those_to_test_on() -> None:
+    pool = load_features("digits")
+    check_disjoint(pool.select_classes(range(5)), pool.select_classes(range(5, 10)))
+    said = (
+        "^2 of the 5 training classes are test classes too, such as '3': choose disjoint ones with classes and "
+        "test_classes$"
+    )
+    with pytest.raises(SettingError, match=said):
+        check_disjoint(pool.select_classes(range(5)), pool.select_classes([8, 4, 3]))
 
 
 def test_a_setting_that_does_not_fit_is_named_as_the_call_has_it() -> None:

@@ -25,6 +25,14 @@ def test_a_call_gives_the_numbers_of_the_command(tmp_path: Path) -> None:
     assert list(found.samplers) == [row["name"] for row in told["regimes"]]
 
 
+def test_regimes_are_counted_without_a_pool() -> None:
+    pool = load_features("digits")
+    settings = TuningExperiment(
+        method="paddle", n_shot=(1, 2, 4), query_distribution=("uniform", "dirichlet"), n_effective_way=(2, 3, 5)
+    )
+    assert settings.n_regimes == len(settings.samplers(pool)) == 3 * 2 * 3
+
+
 def test_what_cannot_be_tuned_is_refused_at_birth() -> None:
     with pytest.raises(ValueError, match="simpleshot has no options to tune"):
         TuningExperiment(method="simpleshot")

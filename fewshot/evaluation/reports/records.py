@@ -149,12 +149,12 @@ def _records(document: object, path: str) -> Iterator[Record]:
 
 
 def _is_report(document: object) -> bool:
-    """Whether a document is one of records, which says once what many share."""
+    """Whether a document is one of records, with shared fields written once."""
     return isinstance(document, dict) and "runs" in document
 
 
 def _common(document: object) -> dict[str, object]:
-    """Return what a document of one run says of all its results."""
+    """Return the fields that all results of a run share."""
     pool = _field(document, "features", dict)
     names = "\n".join(_field(pool, "class_names", list))
     return {
@@ -169,7 +169,7 @@ def _common(document: object) -> dict[str, object]:
 
 
 def _shared(row: object, document: object) -> dict[str, object]:
-    """Return what a result of a document of records shares with others."""
+    """Return the fields that a result of a document of records shares with others."""
     found: dict[str, object] = {}
     for name, (place, _) in _SHARED.items():
         parts, number = _field(document, name, list), _field(row, place, int)
@@ -218,7 +218,7 @@ def _field(row: object, name: str, kind: Any) -> Any:
 
 
 def as_document(records: Sequence[Record], *, digits: int | None = None) -> dict[str, Any]:
-    """Return records as a document that `read_records` reads, with what many share said once.
+    """Return records as a document that `read_records` reads, with shared fields written once.
 
     Parameters
     ----------
@@ -241,7 +241,7 @@ def as_document(records: Sequence[Record], *, digits: int | None = None) -> dict
 
 
 def _row(record: Record) -> dict[str, Any]:
-    """Return what a result shares with no other one."""
+    """Return the fields that are of one result alone."""
     row = {name: getattr(record, name) for name in _RESULT}
     row["behind_best"] = {**record.behind_best._asdict(), "is_tie": record.behind_best.is_tie}
     for part in (row, row["behind_best"]):
