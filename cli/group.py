@@ -1,4 +1,4 @@
-"""Errors as one line and an exit code: 1 bad data, 2 wrong words, 130 interrupted."""
+"""Errors as one line and an exit code: 1 bad data, 2 wrong words, 130 interrupted, 143 terminated."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from fewshot_episodes.errors import SettingError
 from fewshot.checks import did_you_mean
 
 from .shared import output
+from .shared.signals import exit_code
 from .shared.words import RENAMED_OPTIONS, current_words, option_name
 
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup"]
@@ -36,7 +37,6 @@ COMMANDS = {
     "extractors": "features.extractors",
     "methods": "episodic.methods",
 }
-_INTERRUPTED = 130
 
 
 class NearestGroup(click.Group):
@@ -93,7 +93,7 @@ class CommandGroup(NearestGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as interrupt:
             output.message(str(interrupt) or "Interrupted")
-            ctx.exit(_INTERRUPTED)
+            ctx.exit(exit_code())
         except BrokenPipeError:
             raise  # click leaves quietly
         except SettingError as error:

@@ -9,6 +9,7 @@ import click
 
 from .group import CommandGroup
 from .shared import output
+from .shared.signals import answering_signals
 
 __all__ = ["cli", "main"]
 
@@ -41,7 +42,7 @@ def cli() -> None:
     """Learn from few labels on frozen features.
 
     Results go to stdout (tables, or one JSON document with --json), progress and messages to stderr. Exit codes: 0
-    done, 1 the data do not fit, 2 a wrong word on the command line, 130 interrupted.
+    done, 1 the data do not fit, 2 a wrong word on the command line, 130 interrupted, 128 + N ended by signal N.
 
     \b
     Example:
@@ -54,7 +55,8 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show λ shows a question mark
-    cli(prog_name="fewshot")
+    with answering_signals():
+        cli(prog_name="fewshot")
 
 
 if __name__ == "__main__":

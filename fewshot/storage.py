@@ -7,20 +7,36 @@ equal contents give equal bytes.
 
 from __future__ import annotations
 
+import errno
+import glob
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import socket
 import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-__all__ = ["load_tensors", "replacing", "save_tensors", "write_text_atomic"]
+__all__ = [
+    "DiskFullError",
+    "check_free",
+    "is_left_over",
+    "load_tensors",
+    "process_mark",
+    "replacing",
+    "save_tensors",
+    "space_error",
+    "write_text_atomic",
+]
 
 FORMAT_VERSION = 1
 _HEADER = "fewshot"
@@ -138,25 +154,132 @@ def _read_header(path: str, stored: Mapping[str, str], kind: str) -> dict[str, o
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary file beside ``path`` that replaces it once written to disk, or is removed on failure.
 
+    A link is followed. What killed writers of the same file left beside it is removed.
+
     Raises
     ------
     FileNotFoundError
         If the folder does not exist.
+    ValueError
+        If ``path`` is a device or a pipe.
+    DiskFullError
+        If the disk is full: which, and how much of it is free.
     """
+    path = Path(os.path.realpath(path))
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}: create it before writing {path.name}")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if path.exists() and not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{path} is a device or a pipe: name a file")
+    _remove_left_over(path)
+    temporary = path.with_name(f".{path.name}.{process_mark()}.tmp")
     try:
         mode = _reserve(temporary, like=path)
         yield temporary
         temporary.chmod(mode)
         _fsync(temporary, os.O_RDWR)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
+        full = space_error(error, path.parent) if isinstance(error, Exception) else None
         temporary.unlink(missing_ok=True)
+        if full is not None:
+            raise full from error
         raise
     if os.name != "nt":  # Windows cannot open a folder
         _fsync(path.parent, os.O_RDONLY)
+
+
+def _remove_left_over(path: Path) -> None:
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        if is_left_over(left.name.rsplit(".", 2)[1]):
+            left.unlink(missing_ok=True)
+
+
+def process_mark() -> str:
+    """Return a new word for the names of this process's temporary files, which `is_left_over` understands."""
+    return f"{_system()}-{os.getpid()}-{secrets.token_hex(2)}"
+
+
+def is_left_over(mark: str) -> bool:
+    """Return whether a `process_mark` is that of a process of this system which is no more.
+
+    Examples
+    --------
+    >>> is_left_over(process_mark()), is_left_over("another-word")
+    (False, False)
+    """
+    found = re.fullmatch(rf"{_system()}-(\d+)-[0-9a-f]{{4}}", mark)
+    return found is not None and not _is_running(int(found[1]))
+
+
+def _is_running(process: int) -> bool:
+    if os.name == "nt":  # a signal there would end it
+        return True
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+@cache
+def _system() -> str:
+    """Return a mark of what numbers this process: a machine, or a container on it."""
+    namespace = Path("/proc/self/ns/pid")
+    known = f"{socket.gethostname()} {namespace.stat().st_ino if namespace.exists() else ''}"
+    return hashlib.sha256(known.encode()).hexdigest()[:6]
+
+
+class DiskFullError(OSError):
+    """A disk has no space left for what is to be written."""
+
+
+def space_error(error: Exception, folder: Path) -> DiskFullError | None:
+    """Return an error that says which disk is full and how full, if that is what went wrong with writing to it.
+
+    NumPy and safetensors do not pass the system's error on: theirs are told by their words.
+    """
+    is_full = getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT)
+    if not is_full and not re.search(r"No space left|quota exceeded|requested and \d+ written", str(error)):
+        return None
+    free = shutil.disk_usage(folder).free
+    return DiskFullError(
+        f"the disk of {folder} is full, or a quota on it is: {_bytes_text(free)} free: free some space, or name a "
+        "folder on another disk"
+    )
+
+
+def check_free(folder: Path, n_bytes: int, what: str) -> None:
+    """Check that a disk has space for what is to be written to a folder.
+
+    Raises
+    ------
+    DiskFullError
+        If not: how much that needs, and how much is free.
+    """
+    free = shutil.disk_usage(folder).free
+    if n_bytes > free:
+        raise DiskFullError(
+            f"the disk of {folder} has {_bytes_text(free)} free, and the {what} need {_bytes_text(n_bytes)}: free some "
+            "space, or name a folder on another disk"
+        )
+
+
+def _bytes_text(n_bytes: float) -> str:
+    """Return a number of bytes in words.
+
+    Examples
+    --------
+    >>> _bytes_text(512), _bytes_text(40_960), _bytes_text(3_200_000_000)
+    ('512 bytes', '41.0 kB', '3.2 GB')
+    """
+    unit, size = "bytes", float(n_bytes)
+    for larger in ("kB", "MB", "GB", "TB"):
+        if size < 1000:
+            break
+        unit, size = larger, size / 1000
+    return f"{size:,.0f} {unit}" if unit == "bytes" else f"{size:,.1f} {unit}"
 
 
 def _reserve(temporary: Path, like: Path) -> int:

@@ -1,13 +1,16 @@
 """What is on disk is whole, what comes back is what went in, and nothing else is opened."""
 
+import errno
 import json
 import os
 import re
+import shutil
 import signal
 import stat
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,10 +18,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 
 from fewshot import storage
-from fewshot.storage import load_tensors, save_tensors, write_text_atomic
+from fewshot.storage import DiskFullError, check_free, load_tensors, replacing, save_tensors, write_text_atomic
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="permissions and signals are POSIX's")
 
@@ -192,3 +196,71 @@ def test_text_is_written_as_it_is(tmp_path_factory, text):
     path = tmp_path_factory.mktemp("storage") / "a.txt"
     write_text_atomic(path, text)
     assert path.read_bytes() == text.encode("utf-8")
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link.txt").symlink_to(tmp_path / "disk" / "real.txt")
+    for text in ("old", "new"):
+        write_text_atomic(tmp_path / "link.txt", text)
+        assert (tmp_path / "link.txt").is_symlink()
+        assert (tmp_path / "disk" / "real.txt").read_text() == text
+    assert os.listdir(tmp_path / "disk") == ["real.txt"]
+
+
+def test_a_pipe_is_refused(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(ValueError, match="pipe is a device or a pipe: name a file"):
+        write_text_atomic(tmp_path / "pipe", "text")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        OSError("30720 requested and 7136 written"),  # NumPy
+        SafetensorError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_is_named(tmp_path, error, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=12_345))
+    words = re.escape(f"the disk of {tmp_path} is full, or a quota on it is: 12.3 kB free: free some space, or name a")
+    with pytest.raises(DiskFullError, match=words), replacing(tmp_path / "a.npy"):
+        raise error
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(OSError, match=r"^another"), replacing(tmp_path / "a.npy"):
+        raise OSError("another")
+
+
+def test_what_does_not_fit_is_not_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=1_000))
+    check_free(tmp_path, 1_000, "results")
+    words = re.escape(f"the disk of {tmp_path} has 1.0 kB free, and the results need 2.5 MB: free some space")
+    with pytest.raises(DiskFullError, match=words):
+        check_free(tmp_path, 2_500_000, "results")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from types import SimpleNamespace
+from fewshot.storage import replacing
+with replacing(Path(sys.argv[1])):
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_the_next_writer_removes_what_a_killed_one_left_and_no_other(tmp_path):
+    path, other = tmp_path / "a[1].txt", tmp_path / ".a[1].txt.a-name-of-mine.tmp"
+    other.write_text("mine")
+    subprocess.run([sys.executable, "-c", KILLED, str(path)], check=False, timeout=120)
+    left = set(os.listdir(tmp_path)) - {other.name}
+    assert len(left) == 1
+    with replacing(path) as temporary:
+        temporary.write_text("outer")
+        assert set(os.listdir(tmp_path)) == {other.name, temporary.name}
+        write_text_atomic(path, "inner")  # by a process that still runs
+        assert temporary.exists()
+    assert path.read_text() == "outer"
+    assert set(os.listdir(tmp_path)) == {other.name, path.name}

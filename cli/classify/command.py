@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import click
@@ -24,7 +22,7 @@ from fewshot.features.support_query import (
 from fewshot.few_shot_classifier.classification import UNKNOWN, ClassifySettings
 from fewshot.few_shot_classifier.classification import classify as classify_queries
 from fewshot.few_shot_classifier.files import KIND, PREDICTIONS, Report, classification_summary, predictions_csv
-from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_folder
+from fewshot.result_folders import SUMMARY, check_out, filling_folder, write_texts
 from fewshot.tuning.files import tuned_method
 
 from ..shared import output
@@ -45,6 +43,7 @@ from ..shared.options import (
     weights_option,
 )
 from ..shared.page import REPORT
+from ..shared.scratch import scratch_folder
 from .page import render_report
 from .table import classification_report
 from .view import View, gather_view
@@ -150,14 +149,14 @@ def classify(
     settings = _settings(context, method, reject)
     check_out(files.out, (PREDICTIONS, SUMMARY, REPORT), KIND)
     device = str(resolve_device(files.device))
-    with tempfile.TemporaryDirectory(prefix="fewshot-") as scratch, output.gathered_warnings() as noticed:
+    with scratch_folder() as scratch, output.gathered_warnings() as noticed:
         found = None if tuned is None else _tuned(tuned, sources, allow_seen_classes=files.allow_seen_classes)
         settings = settings if found is None else replace(settings, method=found.text)
         with output.Progress("images", is_quiet=files.is_quiet, remark="; nothing was written") as progress:
             inputs = read_support_query(
                 sources,
                 lambda: _extractor(name, weights, options, device),
-                Path(scratch),
+                scratch,
                 progress=_reporter(progress),
             )
             if found is not None:
@@ -234,5 +233,5 @@ def _write(out: str, document: dict[str, Any], report: Report, view: View) -> No
         REPORT: render_report(report, view, document["command_line"], document["warnings"]),
         SUMMARY: output.json_text(document) + "\n",
     }
-    with writing_folder(out) as folder:
+    with filling_folder(out) as folder:
         write_texts(folder, texts)

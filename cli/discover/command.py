@@ -26,7 +26,7 @@ from fewshot.features.images.folders import check_export, export_folders
 from fewshot.features.images.pictures import image_files
 from fewshot.features.partial_labels import load_partly_labelled
 from fewshot.registry.discovery import DISCOVERY_METHODS
-from fewshot.result_folders import SUMMARY, check_out, write_texts, writing_folder
+from fewshot.result_folders import SUMMARY, check_out, filling_folder, write_texts
 
 from ..shared import output
 from ..shared.options import (
@@ -301,7 +301,7 @@ def _write(files: DiscoveryFiles, document: dict[str, Any], report: Report) -> N
         REPORT: render_report(report, document["command"], document["warnings"]),
         SUMMARY: output.json_text(document) + "\n",
     }
-    with writing_folder(files.out) as folder:
+    with filling_folder(files.out) as folder:
         write_texts(folder, texts)
 
 

@@ -133,7 +133,8 @@ def extract(
     """Extract features from images once, into a store that every other command reads.
 
     A run that is stopped, even killed, goes on where it was with the same command. Images that cannot be read are
-    listed, and left out when the store is read. Under torchrun, or with RANK and WORLD_SIZE set, processes share the
+    listed, and left out when the store is read. Two runs of one store share its files; one that ends while the other is
+    at work says so, with exit code 1. Under torchrun, or with RANK and WORLD_SIZE set, processes share the
     work.
 
     \b
@@ -162,7 +163,8 @@ def extract(
     document = document_head(context) | {"settings": words} | _document(out, network, extraction)
     document["warnings"] = [*noticed, *_warnings(extraction)]
     output.publish(document, _report(name, out, network, extraction), is_json=is_json)
-    if max_failures is not None and len(extraction.failures) > max_failures:
+    has_too_many_failures = max_failures is not None and len(extraction.failures) > max_failures
+    if has_too_many_failures or extraction.run.n_elsewhere:
         context.exit(1)
 
 
@@ -223,7 +225,9 @@ def _warnings(extraction: Extraction) -> list[str]:
         more = "; fewshot inspect lists all" if len(failures) > _N_SHOWN else ""
         warnings.append(f"{len(failures):,} images could not be read and are left out ({counts}): {named}{more}")
     if n_elsewhere:
-        warnings.append(f"another process is at work on {n_elsewhere:,} images of this store")
+        warnings.append(
+            f"another process is at work on {n_elsewhere:,} images of this store, unfinished here: wait for it"
+        )
     return warnings
 
 
@@ -242,6 +246,10 @@ def _report(name: str, out: str, network: Extractor, extraction: Extraction) -> 
 
 
 def _run_line(run: RunFigures) -> str:
+    if not run.n_done and run.n_elsewhere:
+        return (
+            f"nothing: another process is at work on {run.n_elsewhere:,} images; {run.n_found_done:,} were done before"
+        )
     if not run.n_done:
         return f"nothing to do: {run.n_found_done:,} images were done before"
     before = f"; {run.n_found_done:,} were done before" if run.n_found_done else ""

@@ -23,7 +23,6 @@ from fewshot.features.images.folders import export_folders, safe_names
 from fewshot.features.images.pictures import ImageFiles, _small, image_files, thumbnails
 from fewshot.features.images.records import ImageRecord
 from fewshot.features.partial_labels import read_partial_labels
-from fewshot.result_folders import writing_folder
 from tests.kits.cli import document, fails, fewshot, succeeds
 from tests.kits.discovery import ColumnDiscovery, PlainDiscovery, column_pool, use_discoverer
 from tests.kits.extraction import tiny_extractor, write_images
@@ -343,25 +342,6 @@ def test_a_failed_run_leaves_the_old_result_and_no_traces(
     assert fails(1, *words, "--overwrite") == "Error: no space left on device"
     assert {path: path.read_bytes() for path in (tmp_path / "found").iterdir()} == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["birds.safetensors", "found"]
-
-
-def test_a_folder_that_cannot_take_its_place_leaves_the_old_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "found").mkdir()
-    (tmp_path / "found" / "old").write_text("old")
-    rename = Path.rename
-
-    def broken(self: Path, target: Path) -> Path:
-        if self.name.endswith(".tmp"):
-            raise OSError("the rename failed")
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "rename", broken)
-    with pytest.raises(OSError, match="the rename failed"), writing_folder(str(tmp_path / "found")) as folder:
-        (folder / "new").write_text("new")
-    assert [path.name for path in tmp_path.iterdir()] == ["found"]
-    assert (tmp_path / "found" / "old").read_text() == "old"
 
 
 # --- pictures and folders ---------------------------------------------------------------------------------------------

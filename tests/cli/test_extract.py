@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import time
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +200,50 @@ def test_an_interrupt_says_how_far_it_came_and_the_same_command_goes_on(tmp_path
     assert result.exit_code == 0
     assert " of 100 shards done" in result.stdout
     assert "is not finished" in fewshot("episode", "--features", tmp_path / "store").stderr
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from fewshot.features.store.writing import StoreLock, part_of
+lock = StoreLock(Path(sys.argv[1]))
+print(lock.acquire(part_of(0)), flush=True)
+input()
+"""
+
+
+def test_a_second_run_says_that_another_is_at_work_and_a_killed_one_holds_nothing(images, tmp_path, unet):
+    store = tmp_path / "store"
+    extracted(images, store, *unet)
+    (store / "shard-00000.json").unlink()
+    words = ("extract", "--images", images, "--out", store, "--shard-size", 4, "--batch-size", 3, *unet, "--workers", 0)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, store], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    try:
+        assert holder.stdout.readline() == "True\n"
+        second = fewshot(*words)
+        assert second.exit_code == 1
+        assert "  this run  nothing: another process is at work on 4 images; 10 were done before\n" in second.stdout
+        assert "Warning: another process is at work on 4 images of this store" in second.stderr
+        refused = fewshot(*words, "--no-resume")
+        assert refused.exit_code == 1
+        assert f"another process is at work on the store {store}: wait for it" in refused.stderr
+        assert (store / "shard-00001.json").exists()
+    finally:
+        holder.kill()
+        holder.communicate()
+    assert extracted(images, store, *unet)["run"]["n_done"] == 4
+
+
+def test_a_disk_without_space_for_the_features_is_refused_before_the_work(images, tmp_path, unet, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: SimpleNamespace(free=100))
+    result = fewshot("extract", "--images", images, "--out", tmp_path / "store", *unet, "--workers", 0)
+    assert result.exit_code == 1
+    assert f"Error: the disk of {tmp_path / 'store'} has 100 bytes free, and the features need " in result.stderr
+    assert not list((tmp_path / "store").glob("*.npy.tmp"))
+    assert not list((tmp_path / "store").glob("shard-*"))
 
 
 def test_inspect_verifies_and_draws(images, tmp_path, unet):

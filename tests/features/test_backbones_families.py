@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 
 import pytest
 import torch
@@ -11,14 +10,12 @@ from torch import nn
 
 from fewshot.features.backbones.efficientnet_lite import build_efficientnet_lite
 from fewshot.features.backbones.timm_models import build_timm
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.backbones.torchvision_models import build_torchvision
 from fewshot.features.frozen import weights_hash
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    if ensure_torchvision() == "absent":
-        pytest.skip("torchvision is not installed", allow_module_level=True)
+if ensure_torchvision() == "absent":
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
 

@@ -18,8 +18,6 @@ from fewshot.features.diffusion.schedule import Schedule, linear_betas
 from fewshot.features.frozen import Extractor
 from tests.kits.diffusion import TINY, features, fresh_network, images, tiny, write_tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:torchvision native ops unavailable")
-
 ROOT = Path(__file__).parents[2]
 
 

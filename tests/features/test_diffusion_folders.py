@@ -14,7 +14,6 @@ from fewshot.features.diffusion.diffusers_map import adm_to_diffusers, diffusers
 from fewshot.features.diffusion.network import build_diffusers
 from tests.kits.diffusion import TINY, features, images, tiny, write_tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:torchvision native ops unavailable")
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 SCHEDULER = {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02, "num_train_timesteps": 1000}
 

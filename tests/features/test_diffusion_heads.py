@@ -17,8 +17,6 @@ from fewshot.features.diffusion.network import build_adm
 from fewshot.features.diffusion.schedule import Schedule, linear_betas
 from tests.kits.diffusion import TINY, features, fresh_network, images, tiny, write_tiny
 
-pytestmark = pytest.mark.filterwarnings("ignore:torchvision native ops unavailable")
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):

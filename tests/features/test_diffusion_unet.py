@@ -21,8 +21,6 @@ from fewshot.features.diffusion.diffusers_map import (
 from fewshot.features.diffusion.schedule import cosine_betas, linear_betas
 from fewshot.features.diffusion.unet import Attention, GroupNorm32, UNet, timestep_embedding
 
-pytestmark = pytest.mark.filterwarnings("ignore:torchvision native ops unavailable")
-
 ADM = PRESETS["adm_256_uncond"]
 SMALL = UNetConfig(
     image_size=16,

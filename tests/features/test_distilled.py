@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -17,16 +16,14 @@ from fewshot.distillation.backbone import TokenBackbone
 from fewshot.distillation.training.state import TrainingState
 from fewshot.features import extractor, load_features
 from fewshot.features.backbones.distilled import read_distilled
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.images.preprocess import Preprocess
 from fewshot.image_distillation.backbones import build_backbone, image_extractor, save_distilled, save_training
 from fewshot.storage import load_tensors, save_tensors
 from tests.kits.extraction import write_images
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    if ensure_torchvision() == "absent":
-        pytest.skip("torchvision is not installed", allow_module_level=True)
+if ensure_torchvision() == "absent":
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 pytest.importorskip("timm", reason="the networks are timm's")
 
 # Name, options, size, the embedding of images.

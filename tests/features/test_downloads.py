@@ -1,7 +1,6 @@
 """Published weights are found where they lie, fetched once, and their licences told."""
 
 import re
-import warnings
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,11 @@ from safetensors.torch import save_file
 from fewshot.features.backbones import downloads
 from fewshot.features.backbones.downloads import LicenceWarning, warn_of_licence
 from fewshot.features.backbones.timm_models import build_timm, has_weights_here
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.backbones.torchvision_models import build_torchvision
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    if ensure_torchvision() == "absent":
-        pytest.skip("torchvision is not installed", allow_module_level=True)
+if ensure_torchvision() == "absent":
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 timm = pytest.importorskip("timm", reason="timm is not installed")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -14,16 +13,14 @@ from safetensors.torch import save_file
 
 from fewshot.features.backbones.esvit import build_esvit
 from fewshot.features.backbones.swin_layouts import SwinArchitecture, named_swin, swin_architecture_of
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.frozen import Extractor, weights_hash
 from fewshot.features.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from tests.kits.swin import HEADS, SIZE, SWIN_LAYOUTS, WIDTH, WINDOW, Swin, esvit_training, own_swin, swin_state
 from tests.kits.vit import backbone_state
 from tests.reference.swin_loop import maps_of_blocks
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    ensure_torchvision()
+ensure_torchvision()
 timm = pytest.importorskip("timm", reason="the networks are timm's")
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}
 

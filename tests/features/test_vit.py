@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -11,16 +10,14 @@ import torch
 from safetensors.torch import save_file
 from torch.nn.functional import interpolate
 
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.backbones.vit import build_dino, build_ibot, build_mugs
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.preprocess import IMAGENET_MEAN, IMAGENET_STD, Preprocess
 from tests.kits.vit import LAYOUTS, PATCH, SIDE, SIZE, WIDTH, backbone_state, dino_training, own_state
 from tests.reference.vit_loop import normed_tokens_of_blocks
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    ensure_torchvision()
+ensure_torchvision()
 pytest.importorskip("timm", reason="the networks are timm's")
 BUILD = {"mugs": build_mugs, "dino": build_dino, "ibot": build_ibot}
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 
 import numpy as np
 import pytest
@@ -14,7 +13,7 @@ from torch import nn
 from torch.nn.functional import interpolate
 
 from fewshot.distillation.training.state import TrainingState
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.images.preprocess import Preprocess
 from fewshot.image_distillation.backbones import (
     BackboneDescription,
@@ -43,10 +42,8 @@ from tests.kits.vit import (
 from tests.reference.swin_loop import maps_of_blocks
 from tests.reference.vit_loop import normed_tokens_of_blocks
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    if ensure_torchvision() == "absent":
-        pytest.skip("torchvision is not installed", allow_module_level=True)
+if ensure_torchvision() == "absent":
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 timm = pytest.importorskip("timm", reason="the networks are timm's")
 
 TOLERANCE = {"atol": 1e-5, "rtol": 1e-5}

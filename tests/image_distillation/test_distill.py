@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -14,15 +13,13 @@ pytest.importorskip("PIL", reason="pillow, of the extra images, is not installed
 from PIL import Image
 
 from fewshot.distillation.backbone import TokenBackbone
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.features.images import listing
 from fewshot.image_distillation import DistillRun, DistillSettings, distill, plan
 from fewshot.image_distillation.settings import changeable_numbers
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    if ensure_torchvision() == "absent":
-        pytest.skip("torchvision is not installed", allow_module_level=True)
+if ensure_torchvision() == "absent":
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 pytest.importorskip("timm", reason="the networks are timm's")
 
 SIZE, PATCH = 16, 4

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot.evaluation.discovery.experiment import DiscoveryResult
 from fewshot.features import FeatureSet
-from fewshot.result_folders import SUMMARY, csv_text
+from fewshot.result_folders import SUMMARY, csv_text, settle
 
 __all__ = [
     "ASSIGNMENTS",
@@ -85,6 +85,7 @@ def read_sorted_pool(path: str) -> SortedPool:
     ValueError
         If the summary is of another kind or version.
     """
+    settle(path)
     file = Path(path) / SUMMARY
     if not file.is_file():
         raise FileNotFoundError(f"no {SUMMARY} in {path}: name the folder that fewshot discover wrote")

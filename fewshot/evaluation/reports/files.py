@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from fewshot.evaluation.reports.figure import check_drawing, figure_svg
 from fewshot.evaluation.reports.panels import panels
 from fewshot.evaluation.reports.records import Record
 from fewshot.evaluation.reports.text import csv_table, latex_tables, markdown_tables
-from fewshot.storage import write_text_atomic
+from fewshot.result_folders import filling_folder, write_texts
 
 __all__ = ["FORMATS", "check_report", "write_report"]
 
@@ -68,8 +69,8 @@ def write_report(records: Sequence[Record], folder: str | Path, formats: Sequenc
         As `check_report`.
     """
     check_report(folder, formats)
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    paths = [f"{Path(folder) / FORMATS[name]}" for name in formats]
-    for name, path in zip(formats, paths, strict=True):
-        write_text_atomic(path, _WRITERS[name](records))
-    return paths
+    texts = {FORMATS[name]: _WRITERS[name](records) for name in formats}
+    Path(os.path.realpath(folder)).parent.mkdir(parents=True, exist_ok=True)
+    with filling_folder(f"{folder}") as temporary:
+        write_texts(temporary, texts)
+    return [f"{Path(folder) / name}" for name in texts]

@@ -10,22 +10,17 @@ from __future__ import annotations
 
 import importlib
 import sys
-import warnings
 from typing import Literal
 
 import torch
 
-__all__ = ["TorchvisionWarning", "ensure_torchvision", "require_torchvision"]
+__all__ = ["ensure_torchvision", "require_torchvision"]
 
 Status = Literal["already", "native", "schema-only", "absent"]
 _NATIVE_MISSING = "operator torchvision::nms does not exist"
 _SCHEMA = "{}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
 # The schemas live as long as the library object that defined them.
 _libraries: list[torch.library.Library] = []
-
-
-class TorchvisionWarning(UserWarning):
-    """Torchvision works without its compiled operators; silence it with ``warnings.filterwarnings``."""
 
 
 def ensure_torchvision() -> Status:
@@ -37,7 +32,7 @@ def ensure_torchvision() -> Status:
         - ``already``: it had been imported before.
         - ``native``: imported now, as it is.
         - ``schema-only``: imported now, without its compiled operators: transforms and models work, ``ops.nms`` and
-          ``io.read_image`` do not. A `TorchvisionWarning` says so, once.
+          ``io.read_image`` do not, which torchvision says where they are called; nothing here calls them.
         - ``absent``: it is not installed.
 
     Raises
@@ -49,7 +44,7 @@ def ensure_torchvision() -> Status:
     if sys.modules.get("torchvision") is not None:
         return "already"
     try:
-        status = _import_or_mend()
+        return _import_or_mend()
     except Exception as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "torchvision":
             return "absent"
@@ -58,9 +53,6 @@ def ensure_torchvision() -> Status:
             f"torchvision does not import beside torch {torch.__version__} ({reason}): "
             f"install the pair that belongs together with `{_pip_command()}`"
         ) from error
-    if status == "schema-only":
-        warnings.warn("torchvision native ops unavailable: nms, image IO disabled", TorchvisionWarning, stacklevel=2)
-    return status
 
 
 def require_torchvision(what: str) -> Status:

@@ -14,7 +14,7 @@ from fewshot.features.frozen import Extractor
 from fewshot.features.images.listing import find_images
 from fewshot.features.store.layout import DTYPES, StoreFolder, StoreSettings
 from fewshot.features.store.outcomes import ImageFailure, StoreOutcomes
-from fewshot.features.store.writing import create_store, delete_store
+from fewshot.features.store.writing import check_space, create_store, delete_store
 
 __all__ = ["ENGINES", "ExtractSettings", "Extraction", "extract_store", "prepare_store"]
 
@@ -128,6 +128,8 @@ def extract_store(
         fit into ``dtype``, or the engine is ``ray`` and the extractor was not built by name.
     ImportError
         If the engine is ``ray`` and Ray is not installed.
+    DiskFullError
+        If the disk of ``out`` has no space for the features.
     RuntimeError
         If the Ray cluster has no room for a worker.
 
@@ -142,6 +144,7 @@ def extract_store(
     outcomes = StoreOutcomes(store)
     shards = range(rank, store.head.n_shards, world_size)
     unfinished = outcomes.add_finished(shards)
+    check_space(store, unfinished)
     n_todo = sum(map(store.head.n_rows, unfinished))
     n_found_done = sum(map(store.head.n_rows, shards)) - n_todo
     if progress is not None:

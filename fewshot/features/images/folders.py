@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot.checks import SettingError
 from fewshot.features.images.pictures import ImageFiles
-from fewshot.result_folders import checked_place, writing_folder
+from fewshot.result_folders import checked_place, filling_folder, visible_names
 
 __all__ = ["check_export", "export_folders", "safe_names"]
 
@@ -29,7 +29,7 @@ def check_export(path: str) -> None:
         If it is not empty.
     """
     folder = checked_place(path)
-    if folder.is_dir() and any(folder.iterdir()):
+    if visible_names(folder):
         raise SettingError("{export} {0} is not empty: name a new folder", path)
 
 
@@ -50,7 +50,7 @@ def export_folders(path: str, files: ImageFiles, labels: Tensor, class_names: Se
     """
     folders, names = safe_names(class_names), safe_names(files.ids)
     n_missing = 0
-    with writing_folder(path) as temporary:
+    with filling_folder(path) as temporary:
         for folder in folders:
             (temporary / folder).mkdir()
         for row, label in enumerate(labels.tolist()):

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from fewshot.features.feature_set import spec_differences
 from fewshot.features.images.listing import ImageRecord
 from fewshot.features.store.layout import Failure, ShardRecord, StoreFolder, StoreHead, StoreSettings, file_hash
-from fewshot.storage import replacing, write_text_atomic
+from fewshot.storage import check_free, replacing, write_text_atomic
 
-__all__ = ["StoreLock", "create_store", "delete_store", "part_of", "remove_temporaries", "write_shard"]
+__all__ = ["StoreLock", "check_space", "create_store", "delete_store", "part_of", "remove_temporaries", "write_shard"]
 
 _CREATION = 0
 
@@ -104,7 +104,26 @@ def delete_store(path: str | os.PathLike[str]) -> None:
     others = [entry.name for entry in folder.iterdir() if not (_is_beginning(entry.name) or _is_later(entry.name))]
     if others:
         raise ValueError(f"{folder} holds other files than a store's, such as {others[0]}: nothing was deleted")
-    shutil.rmtree(folder)
+    with StoreLock(folder) as lock:
+        if not lock.acquire_all():
+            raise ValueError(
+                f"another process is at work on the store {folder}: wait for it, or name another folder; nothing was "
+                "deleted"
+            )
+        shutil.rmtree(folder)
+
+
+def check_space(store: StoreFolder, shards: Iterable[int]) -> None:
+    """Check that the disk of a store has space for the features of some shards.
+
+    Raises
+    ------
+    DiskFullError
+        If not: how much they need, and how much is free.
+    """
+    head = store.head
+    n_bytes = sum(map(head.n_rows, shards)) * head.n_features * np.dtype(head.dtype).itemsize
+    check_free(store.path, n_bytes, "features")
 
 
 def remove_temporaries(store: StoreFolder, shard: int) -> None:
@@ -189,6 +208,14 @@ class StoreLock:
         """Take a part if no other process holds it."""
         try:
             fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, part)
+        except BlockingIOError:
+            return False
+        return True
+
+    def acquire_all(self) -> bool:
+        """Take every part if no other process holds one."""
+        try:
+            fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
         return True

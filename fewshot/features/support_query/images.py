@@ -19,6 +19,7 @@ from fewshot.features.images.records import ImageRecord, is_image_name
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.features.store.layout import Failure
 from fewshot.features.store.reading import FeatureStore
+from fewshot.features.store.writing import check_space
 
 __all__ = [
     "Repeats",
@@ -212,6 +213,7 @@ def extract_folder(
         If no image could be read.
     """
     store = prepare_store(made, path, scratch, ExtractSettings(labels=labels, dtype="float32", shard_size=_SHARD_SIZE))
+    check_space(store, range(store.head.n_shards))
     extract_shards(
         made,
         store,
