@@ -240,7 +240,7 @@ def test_an_interrupt_says_that_nothing_was_written(features: Path, monkeypatch:
 
 
 def test_a_folder_that_is_not_there_is_said_before_any_work(features: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fewshot.cli.episodic.tune.load_pool", None)
+    monkeypatch.setattr("fewshot.cli.shared.options.load_pool", None)
     assert "no such folder: no: create it before" in fails(1, *words(features, "--out", "no/t.json"))
 
 
