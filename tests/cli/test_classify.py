@@ -512,3 +512,11 @@ def test_a_folder_of_images_is_answered_by_real_weights_in_one_command(digits, t
     known = [row for row in table(tmp_path / "out") if "four-" not in row["file"]]
     assert np.mean([f"/{row['best_class']}-" in row["file"] for row in known]) > 0.8
     assert summary(tmp_path / "out")["extractor"]["spec"]["name"] == "efficientnet_lite0"
+
+
+def test_an_archive_among_the_queries_is_answered_with_what_this_command_has(images):
+    with tarfile.open("unsorted/backup.tar", "w") as archive:
+        archive.add("labelled")
+    assert fails(1, *WORDS) == (
+        "Error: --query unsorted holds images and an archive, 'backup.tar': move the archive out, or unpack it"
+    )

@@ -303,12 +303,36 @@ def test_labels_are_the_cls_beside_the_image_before_or_after(tmp_path):
     assert {record.label for record in find_images(tmp_path, labels="none")} == {None}
 
 
+@given(st.permutations([f"{name}{suffix}" for name in "abc/" for suffix in (".png", ".CLS", ".left.jpg")]))
+def test_labels_are_found_by_name_wherever_they_are(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("shuffled")
+    names = [name.replace("/", "d/a") for name in names]
+    tar(folder / "a.tar", [(name, name.partition(".")[0].encode()) for name in names])
+    records = list(walk_tars(folder))
+    images = [name for name in names if not name.endswith(".CLS")]
+    assert [(record.id, record.label) for record in records] == [(f"a.tar/{n}", n.partition(".")[0]) for n in images]
+    assert [read_bytes(folder, record).decode() for record in records] == [record.label for record in records]
+
+
+def test_the_memory_of_a_long_archive_is_that_of_its_labels(tmp_path):
+    n = 20_000
+    names = [(f"{i:06d}.png", b"") for i in range(n)]
+    tar(tmp_path / "a.tar", [*names, *((name.replace("png", "cls"), b"crow") for name, _ in names)])
+    tracemalloc.start()
+    n_crows = sum(record.label == "crow" for record in walk_tars(tmp_path))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert n_crows == n
+    assert peak < 300 * n
+
+
 @pytest.mark.parametrize(
     ("members", "key", "n_cls", "n_others"),
     [
         ([("a.png", b"1"), ("a.cls", b"x"), ("b.png", b"2")], "b", 0, 1),
         ([("a.png", b"1"), ("b.png", b"2"), ("b.cls", b"x")], "b", 1, 0),
-        ([("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"x")], "a", 1, 0),
+        ([("a.png", b"1"), ("b.png", b"2"), ("a.cls", b"x")], "b", 0, 1),
+        ([("a.png", b"1"), ("A.cls", b"x")], "A", 1, 0),
         ([("a.cls", b"1"), ("a.png", b"2"), ("a.cls", b"x")], "a", 2, 1),
     ],
 )
@@ -316,7 +340,7 @@ def test_some_labels_are_an_error(tmp_path, members, key, n_cls, n_others):
     path = tar(tmp_path / "a.tar", members)
     assert message(ValueError, walk_tars, tmp_path) == (
         f"{path}: sample {key!r} has {n_cls} .cls, where others have {n_others}: "
-        "give every image one .cls member beside it, or none"
+        "give every image one .cls member of its name, or none"
     )
     assert len(list(walk_tars(tmp_path, use_labels=False))) == sum(name.endswith("png") for name, _ in members)
 
@@ -482,7 +506,7 @@ def test_what_the_door_refuses(tmp_path):
     tree(root, "b/c.png")
     assert message(ValueError, find_images, root) == (
         f"{root} has images and archives (a.tar): name the archives by a pattern ({root}/*.tar), "
-        "or say labels='folder' for the images"
+        "move them out, or say labels folder for images in folders of classes"
     )
 
 

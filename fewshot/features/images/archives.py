@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import os
+import sys
 import tarfile
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -72,9 +72,9 @@ def walk_tars(source: str | os.PathLike[str], *, use_labels: bool = True) -> Ite
     Yields
     ------
     ImageRecord
-        ``id`` is ``archive.tar/member``; offset and size are those of the encoded image. As in WebDataset, neighbours
-        whose names agree up to the first dot are one sample, and the text of its ``.cls`` is the label. Hidden members
-        (and those of hidden folders) are left out.
+        ``id`` is ``archive.tar/member``; offset and size are those of the encoded image. As in WebDataset, members of
+        one archive whose names agree up to the first dot are one sample, and the text of its ``.cls`` is the label,
+        wherever in the archive it is. Hidden members (and those of hidden folders) are left out.
 
     Raises
     ------
@@ -83,56 +83,79 @@ def walk_tars(source: str | os.PathLike[str], *, use_labels: bool = True) -> Ite
     ValueError
         If an archive is compressed, damaged or cut off; if a member is a link or a device, a sparse file, or has a name
         that is absolute, has ``..`` in it or is not UTF-8; or if some images have a label and others do not.
+
+    Notes
+    -----
+    The headers of an archive are read twice where labels are used. The labels of one archive are held in memory.
     """
-    is_labelled: bool | None = None
+    n_labels: int | None = None
     for path in archives_of(source):
-        for _, neighbours in itertools.groupby(_members(path), key=lambda member: member.key):
-            sample = list(neighbours)
-            labels = [member.label for member in sample if member.label is not None and use_labels]
-            is_labelled = bool(labels) if is_labelled is None else is_labelled
-            if bool(labels) != is_labelled or len(labels) > 1:
-                raise ValueError(
-                    f"{path}: sample {sample[0].key!r} has {len(labels)} .cls, where others have {int(is_labelled)}: "
-                    "give every image one .cls member beside it, or none"
-                )
-            for member in sample:
-                if member.label is None:
-                    name = f"{os.path.basename(path)}/{member.name}"
-                    yield ImageRecord(name, labels[0] if labels else None, member.offset, member.size)
+        labels = _labels_of(path) if use_labels else {}
+        for member in _members(path, is_label_name=False):
+            label = labels.get(member.key)
+            n_labels = int(label is not None) if n_labels is None else n_labels
+            _check_labels(path, member.key, int(label is not None), n_labels)
+            yield ImageRecord(f"{os.path.basename(path)}/{member.name}", label, member.offset, member.size)
+        if labels and not n_labels:
+            _check_labels(path, next(iter(labels)), 1, 0)
+
+
+def _check_labels(path: str, key: str, n_own: int, n_others: int) -> None:
+    if n_own != n_others:
+        raise ValueError(
+            f"{path}: sample {key!r} has {n_own} .cls, where others have {n_others}: give every image one .cls member "
+            "of its name, or none"
+        )
+
+
+def _labels_of(path: str) -> dict[str, str]:
+    """Read the text of each sample's ``.cls`` member."""
+    labels: dict[str, str] = {}
+    for member in _members(path, is_label_name=True):
+        assert member.label is not None
+        _check_labels(path, member.key, 1 + (member.key in labels), 1)
+        labels[member.key] = sys.intern(member.label)
+    return labels
 
 
 def _is_match(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern) and not name.startswith(".")
 
 
-def _members(path: str) -> Iterator[_Member]:
-    """Yield images and labels of an archive, in its order; headers read are forgotten."""
+def _members(path: str, *, is_label_name: bool) -> Iterator[_Member]:
+    """Yield the labels or the images of an archive, in its order; headers read are forgotten."""
     try:
         with tarfile.open(path, "r:") as archive:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
-                member = _member(path, archive, info)
-                if member is not None:
-                    yield member
+                parts = _visible_parts(path, info)
+                if parts and _is_label(parts) == is_label_name and (is_label_name or is_image_name(parts[-1])):
+                    yield _member(path, archive, info, parts)
             _check_end(path, archive.offset)
     except tarfile.ReadError as error:
         raise ValueError(f"{path} is not an uncompressed tar archive, or is cut off ({error}): {_MEND}") from error
 
 
-def _member(path: str, archive: tarfile.TarFile, info: tarfile.TarInfo) -> _Member | None:
-    """Return an image or a label; None for folders, hidden and other files."""
+def _visible_parts(path: str, info: tarfile.TarInfo) -> tuple[str, ...]:
+    """Return the parts of a plain file's name; nothing for folders and what is hidden."""
     parts = PurePosixPath(checked_utf8(info.name)).parts
     if ".." in parts or info.name.startswith("/"):
         raise ValueError(f"{path}: member {info.name!r} leads out of the archive: rename it")
     if info.isdir() or any(part.startswith(".") for part in parts):
-        return None
+        return ()
     if not info.isreg() or info.issparse():
         raise ValueError(f"{path}: member {info.name!r} is a link, a device or a sparse file: archive plain files only")
+    return parts
+
+
+def _is_label(parts: tuple[str, ...]) -> bool:
+    return parts[-1].lower().endswith(".cls")
+
+
+def _member(path: str, archive: tarfile.TarFile, info: tarfile.TarInfo, parts: tuple[str, ...]) -> _Member:
     name = "/".join(parts)
-    key, is_label = name.removesuffix(parts[-1]) + parts[-1].partition(".")[0], parts[-1].endswith(".cls")
-    if not is_label and not is_image_name(name):
-        return None
-    return _Member(key, name, info.offset_data, info.size, _label(path, archive, info) if is_label else None)
+    key = name.removesuffix(parts[-1]) + parts[-1].partition(".")[0]
+    return _Member(key, name, info.offset_data, info.size, _label(path, archive, info) if _is_label(parts) else None)
 
 
 def _label(path: str, archive: tarfile.TarFile, info: tarfile.TarInfo) -> str:

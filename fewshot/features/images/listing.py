@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
+from fewshot.checks import SettingError
 from fewshot.features.images.archives import archives_of, root_of, walk_tars
 from fewshot.features.images.records import IMAGE_SUFFIXES, ImageRecord, checked_utf8, is_image_name
 from fewshot.features.images.unreadable import UnreadableImage, reading
@@ -20,6 +21,7 @@ __all__ = [
     "ImageRecord",
     "Images",
     "find_images",
+    "first_archive",
     "list_images",
     "read_bytes",
     "walk_csv",
@@ -104,26 +106,40 @@ def list_images(images: Images | ImageList, labels: PathLike = "none") -> ImageL
 
 
 def _walk(root: str, labels: str) -> Iterator[ImageRecord]:
-    if labels not in ("auto", "folder", "none") and not labels.lower().endswith(".csv"):
-        raise ValueError(f"labels must be 'auto', 'folder', 'none' or a .csv file, got {labels!r}")
-    if not os.path.isdir(root) or (labels in ("auto", "none") and _has_archives(root)):
-        if archives_of(root) and labels not in ("auto", "none"):
-            raise ValueError(f"archives have labels in .cls members: labels must be 'auto' or 'none', got {labels!r}")
-        return walk_tars(root, use_labels=labels == "auto")
-    if labels.lower().endswith(".csv"):
+    is_table = labels.lower().endswith(".csv")
+    if labels not in ("auto", "folder", "none") and not is_table:
+        raise SettingError("{labels} must be 'auto', 'folder', 'none' or a .csv file, got {0!r}", labels)
+    if not os.path.isdir(root):
+        return _walk_archives(root, labels)
+    if is_table:
         return walk_csv(root, labels)
+    if labels != "folder" and _has_archives(root):
+        return _walk_archives(root, labels)
     is_labelled = labels == "folder" or (labels == "auto" and not any(map(is_image_name, _visible(root))))
     return walk_folder(root, labelled=is_labelled)
 
 
+def _walk_archives(root: str, labels: str) -> Iterator[ImageRecord]:
+    if archives_of(root) and labels not in ("auto", "none"):
+        raise SettingError("archives have labels in .cls members: {labels} must be 'auto' or 'none', got {0!r}", labels)
+    return walk_tars(root, use_labels=labels == "auto")
+
+
 def _has_archives(root: str) -> bool:
-    archives = [name for name in _visible(root) if name.endswith(".tar")]
-    if archives and next(walk_folder(root, labelled=False), None) is not None:
-        raise ValueError(
-            f"{root} has images and archives ({archives[0]}): name the archives by a pattern "
-            f"({os.path.join(root, '*.tar')}), or say labels='folder' for the images"
+    archive, has_images = first_archive(root)
+    if archive is not None and has_images:
+        raise SettingError(
+            "{0} has images and archives ({1}): name the archives by a pattern ({2}), move them out, or say "
+            "{labels} folder for images in folders of classes",
+            *(root, archive, os.path.join(root, "*.tar")),
         )
-    return bool(archives)
+    return archive is not None
+
+
+def first_archive(root: PathLike) -> tuple[str | None, bool]:
+    """Return the name of an archive directly in a folder, if there is one, and then whether there are images too."""
+    archive = next((name for name in sorted(_visible(os.fspath(root))) if name.endswith(".tar")), None)
+    return archive, archive is not None and next(walk_folder(root, labelled=False), None) is not None
 
 
 def _visible(root: str) -> list[str]:

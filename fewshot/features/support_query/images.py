@@ -14,7 +14,7 @@ from fewshot.features.extraction.loop import extract_shards
 from fewshot.features.extraction.to_store import ExtractSettings, prepare_store
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.frozen import Extractor
-from fewshot.features.images.listing import find_images, read_bytes, walk_folder
+from fewshot.features.images.listing import find_images, first_archive, read_bytes, walk_folder
 from fewshot.features.images.records import ImageRecord, is_image_name
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.features.store.layout import Failure
@@ -100,11 +100,16 @@ def list_query(path: str) -> list[ImageRecord]:
     Raises
     ------
     SettingError
-        If there is no such folder.
+        If there is no such folder, or it holds images and an archive.
     ValueError
         If there is no image.
     """
     _folder("query", path)
+    archive, has_images = first_archive(path)
+    if archive is not None and has_images:
+        raise SettingError(
+            "{query} {0} holds images and an archive, {1!r}: move the archive out, or unpack it", path, archive
+        )
     return list(find_images(path, "none"))
 
 
