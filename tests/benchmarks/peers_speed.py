@@ -8,7 +8,6 @@ score counts.
 from __future__ import annotations
 
 import importlib
-import warnings
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from types import ModuleType
@@ -18,7 +17,7 @@ import torch
 from fewshot_episodes import EpisodeSampler
 from torch import Tensor
 
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, require_torchvision
+from fewshot.features.backbones.torchvision_gate import require_torchvision
 from tests.benchmarks.row import Row
 from tests.benchmarks.speed import cpu_seconds, episode_rate, synthetic_pool
 
@@ -85,9 +84,7 @@ def rows(progress: Callable[[str], None]) -> list[Row]:
 def easyfsl_methods() -> ModuleType | None:
     """Import easyfsl's methods; None where it is not installed, or does not import."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", TorchvisionWarning)
-            require_torchvision("easyfsl")
+        require_torchvision("easyfsl")
         return importlib.import_module("easyfsl.methods")
     except ImportError:
         return None

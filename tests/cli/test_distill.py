@@ -10,7 +10,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import warnings
 from dataclasses import fields
 from datetime import timedelta
 from functools import partial
@@ -32,7 +31,7 @@ from fewshot.distillation.training.health import Health
 from fewshot.distillation.training.monitor import CollapseMonitor
 from fewshot.distillation.training.state import TrainingState
 from fewshot.features.backbones.distilled import read_distilled
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 from fewshot.image_distillation import DistillRun, DistillSettings, distill, planning, resuming, running
 from fewshot.image_distillation.backbones import build_backbone, load_training
 from fewshot.image_distillation.resuming import StateFile, state_path
@@ -40,10 +39,8 @@ from fewshot.image_distillation.stream import ImageStream, default_n_workers
 from tests.kits.cli import document, fails, fewshot, succeeds
 from tests.kits.vit import mugs_training
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    if ensure_torchvision() == "absent":
-        pytest.skip("torchvision is not installed", allow_module_level=True)
+if ensure_torchvision() == "absent":
+    pytest.skip("torchvision is not installed", allow_module_level=True)
 pytest.importorskip("timm", reason="the networks are timm's")
 
 ROOT = Path(__file__).parents[2]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import warnings
 
 import pytest
 import torch
@@ -13,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import interpolate
 
 from fewshot.features.backbones.position_embedding import resize_position_embedding
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 
 
 def position_embedding(seed, side, width=5):
@@ -22,9 +21,7 @@ def position_embedding(seed, side, width=5):
 
 @pytest.fixture(scope="module")
 def timm_layers():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", TorchvisionWarning)
-        ensure_torchvision()
+    ensure_torchvision()
     return pytest.importorskip("timm.layers", reason="timm's rule is timm's")
 
 

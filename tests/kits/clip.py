@@ -5,17 +5,14 @@ from __future__ import annotations
 import copy
 import json
 import re
-import warnings
 
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from fewshot.features.backbones.torchvision_gate import TorchvisionWarning, ensure_torchvision
+from fewshot.features.backbones.torchvision_gate import ensure_torchvision
 
-with warnings.catch_warnings():
-    warnings.simplefilter("ignore", TorchvisionWarning)
-    ensure_torchvision()
+ensure_torchvision()
 open_clip = pytest.importorskip("open_clip", reason="the networks are open_clip's")
 
 MEAN, STD, SIZE, WIDTH, JOINT = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3), 24, 64, 20
