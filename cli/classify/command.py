@@ -23,6 +23,7 @@ from fewshot.few_shot_classifier.classification import UNKNOWN, ClassifySettings
 from fewshot.few_shot_classifier.classification import classify as classify_queries
 from fewshot.few_shot_classifier.files import KIND, PREDICTIONS, Report, classification_summary, predictions_csv
 from fewshot.result_folders import SUMMARY, check_out, filling_folder, write_texts
+from fewshot.scratch import scratch_folder
 from fewshot.tuning.files import tuned_method
 
 from ..shared import output
@@ -43,7 +44,6 @@ from ..shared.options import (
     weights_option,
 )
 from ..shared.page import REPORT
-from ..shared.scratch import scratch_folder
 from .page import render_report
 from .table import classification_report
 from .view import View, gather_view

@@ -11,10 +11,11 @@ import fewshot
 from fewshot.features.images.pictures import name_of
 from fewshot.few_shot_classifier.classification import UNKNOWN, AnsweredClass
 from fewshot.few_shot_classifier.files import Report
+from fewshot.few_shot_classifier.shown import Shown
 
 from ..shared.page import Head, picture, probability_bar, render_page
 from ..shared.words import counted, percent
-from .view import SIDE, Shown, View
+from .view import SIDE, View
 from .words import unknown_words
 
 __all__ = ["render_report"]

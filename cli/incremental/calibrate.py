@@ -13,7 +13,6 @@ from fewshot_episodes import SESSION_PROTOCOLS
 from fewshot.evaluation.sessions import (
     SessionComparison,
     SessionExperiment,
-    SessionRun,
     draw_sessions,
     read_index_files,
     run_sessions,
@@ -166,8 +165,8 @@ def calibrate(context: click.Context, /, **words: Any) -> None:
         "features": pool.describe(files.features),
         "test_features": None if test is None else test.describe(str(files.test)),
         "protocol": protocol,
-        "results": [_result(run) for run in comparison.runs],
-        "differences": _differences(comparison),
+        "results": [run.to_dict() for run in comparison.runs],
+        "differences": comparison.difference_rows(),
         "warnings": noticed,
     }
     facts = [(label, pool_words(name, rows)) for label, (name, rows) in pools.items()]
@@ -207,11 +206,6 @@ def _compare(
         )
 
 
-def _result(run: SessionRun) -> dict[str, Any]:
-    head = {"method": run.method, "settings": run.classifier, "n_shot": run.n_shot}
-    return head | run.results.to_dict() | {"average_auroc": run.average_auroc._asdict()}
-
-
 def _resolved(comparison: SessionComparison) -> dict[str, Any]:
     """Return the settings with the sizes of the sessions; with published lists, which set all of them, without."""
     settings = asdict(comparison.experiment)
@@ -219,15 +213,3 @@ def _resolved(comparison: SessionComparison) -> dict[str, Any]:
     if comparison.sizes is not None:
         return settings | draws | comparison.sizes._asdict()
     return settings | {"n_base": None, "n_way": None, "n_shot": [None], "draws": 1, "class_order": None}
-
-
-def _differences(comparison: SessionComparison) -> list[dict[str, Any]]:
-    return [
-        {
-            "method": method,
-            "against": comparison.experiment.methods[0],
-            "n_shot": n_shot,
-            "per_session": {name: [interval._asdict() for interval in row] for name, row in scores.items()},
-        }
-        for (n_shot, method), scores in comparison.differences().items()
-    ]

@@ -10,7 +10,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from fewshot.cli.shared.scratch import scratch_folder
+
+from fewshot.scratch import scratch_folder
 
 ROOT = Path(__file__).parents[2]
 # A command that works in a scratch folder until it is ended; a second signal comes while it cleans up.
@@ -18,7 +19,8 @@ COMMAND = """
 import os, shutil, signal, sys, time
 import click
 from fewshot.cli import group, main
-from fewshot.cli.shared import output, scratch
+from fewshot import scratch
+from fewshot.cli.shared import output
 
 own = shutil.rmtree
 def slow(*args, **settings):

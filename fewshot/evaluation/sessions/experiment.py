@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from fewshot_episodes import SESSION_PROTOCOLS, incremental_sessions
@@ -179,6 +179,11 @@ class SessionRun(NamedTuple):
         """AUROC of seen classes against those of later sessions, averaged over all sessions but the last."""
         return mean_interval(self.results.auroc[:, :-1].mean(1))
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the run as JSON values."""
+        head = {"method": self.method, "settings": self.classifier, "n_shot": self.n_shot}
+        return head | self.results.to_dict() | {"average_auroc": self.average_auroc._asdict()}
+
 
 @dataclass(frozen=True, slots=True)
 class SessionComparison:
@@ -212,6 +217,18 @@ class SessionComparison:
             for run in self.runs
             if run.method != first
         }
+
+    def difference_rows(self) -> list[dict[str, Any]]:
+        """Return the paired differences as JSON values, a row for each method and number of shots."""
+        return [
+            {
+                "method": method,
+                "against": self.experiment.methods[0],
+                "n_shot": n_shot,
+                "per_session": {name: [interval._asdict() for interval in row] for name, row in scores.items()},
+            }
+            for (n_shot, method), scores in self.differences().items()
+        ]
 
     def protocol(self, test: str = "the test rows", index_files: str = "the index files") -> str:
         """Describe the protocol in clauses separated by semicolons, with names of the inputs."""
