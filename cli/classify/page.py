@@ -14,7 +14,7 @@ from fewshot.few_shot_classifier.files import Report
 from fewshot.few_shot_classifier.shown import Shown
 
 from ..shared.page import Head, picture, probability_bar, render_page
-from ..shared.words import counted, percent
+from ..shared.words import counted, option_name, percent
 from .view import SIDE, View
 from .words import unknown_words
 
@@ -157,13 +157,21 @@ def _left_out_section(report: Report) -> str:
     """List the images that were skipped, and those that are in both folders."""
     skipped = [image.reason for image in report.inputs.skipped]
     twice = [f"{pair.query} is {pair.support}, labelled {pair.class_name}" for pair in report.inputs.duplicates]
-    parts = [("Could not be used", skipped), ("To name, and labelled too", twice)]
-    lists = "".join(
-        f"<h3>{title}</h3><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
-        for title, texts in parts
-        if texts
-    )
+    sides = report.inputs.left_out
+    unread = [f"{image.file}: {image.kind} ({image.mend})" for found in sides.values() for image in found.unread]
+    counts = [f"{option_name(side)}: {found.words()}" for side, found in sides.items() if found.n]
+    parts = [
+        ("Could not be used", skipped),
+        ("Of kinds that are not read", unread),
+        ("Files left out", counts),
+        ("To name, and labelled too", twice),
+    ]
+    lists = "".join(_titled_list(title, texts) for title, texts in parts if texts)
     return f'<section id="left-out" aria-label="Left out and duplicates">{lists}</section>' if lists else ""
+
+
+def _titled_list(title: str, texts: Iterable[str]) -> str:
+    return f"<h3>{title}</h3><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>"
 
 
 def _facts(report: Report, command_line: str) -> dict[str, str]:

@@ -14,7 +14,7 @@ from fewshot.few_shot_classifier.files import Report
 from ..shared.output import BOX
 from ..shared.page import REPORT
 from ..shared.tables import fact_lines
-from ..shared.words import counted, percent
+from ..shared.words import counted, option_name, percent
 from .words import unknown_words
 
 __all__ = ["classification_report"]
@@ -48,6 +48,9 @@ def _facts(report: Report, out: str) -> Iterator[tuple[str, str]]:
     yield "unknown", unknown_words(report)
     if report.inputs.skipped:
         yield "skipped", f"{counted(len(report.inputs.skipped), 'image', 'images')}, listed in summary.json"
+    for side, left_out in report.inputs.left_out.items():
+        if left_out.n:
+            yield f"left out of {option_name(side)}", left_out.words()
     if report.inputs.duplicates:
         yield "twice", f"{counted(len(report.inputs.duplicates), 'image', 'images')} to name are labelled ones too"
     yield "look at", f"{out.rstrip('/')}/{REPORT}"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from fewshot.features.support_query import SupportQuery
 from fewshot.few_shot_classifier.files import Report
 
-from ..shared.words import counted
+from ..shared.words import counted, option_name
 
 __all__ = ["input_warnings", "unknown_words"]
 
@@ -28,8 +28,12 @@ def unknown_words(report: Report) -> str:
 
 
 def input_warnings(inputs: SupportQuery) -> list[str]:
-    """Return warnings about images that were skipped, and about queries that are labelled too."""
-    found = []
+    """Return warnings about images of kinds that are not read, skipped ones, and queries that are labelled too."""
+    found = [
+        f"{option_name(side)}: images of kinds that are not read are left out: {left_out.unread_words()}"
+        for side, left_out in inputs.left_out.items()
+        if left_out.unread
+    ]
     if inputs.skipped:
         found.append(_named("could not be used", [image.reason for image in inputs.skipped]))
     if inputs.duplicates:

@@ -211,6 +211,7 @@ def _document(out: str, network: Extractor, extraction: Extraction) -> dict[str,
         "run": {**run._asdict(), "images_per_second": run.n_done / run.seconds if run.n_done else None},
         "failures": [failure._asdict() for failure in extraction.failures],
         "notes": extraction.notes,
+        "left_out": extraction.left_out.as_document(),
     }
 
 
@@ -218,6 +219,8 @@ def _warnings(extraction: Extraction) -> list[str]:
     """Build the warnings about unreadable images and locked shards."""
     failures, n_elsewhere = extraction.failures, extraction.run.n_elsewhere
     warnings = []
+    if extraction.left_out.unread:
+        warnings.append(f"images of kinds that are not read are left out: {extraction.left_out.unread_words()}")
     if failures:
         codes = Counter(failure.code for failure in failures)
         counts = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items()))
@@ -240,6 +243,8 @@ def _report(name: str, out: str, network: Extractor, extraction: Extraction) -> 
         ("this run", _run_line(extraction.run)),
     ]  # fmt: skip
     facts += [("treated", f"{count:,} images: {note}") for note, count in sorted(extraction.notes.items())]
+    if extraction.left_out.n:
+        facts.append(("left out", extraction.left_out.words()))
     if extraction.is_finished:
         facts.append(("use it", f"fewshot episode --features {out} --method unem"))
     return ["Features extracted" if extraction.is_finished else "Features extracted in part", *fact_lines(facts)]

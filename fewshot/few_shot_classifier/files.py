@@ -88,6 +88,7 @@ def classification_summary(report: Report, out: str, tuned: FittedMethod | None)
         "can_be_unknown": result.can_be_unknown,
         "smallest_reject": result.smallest_reject,
         "classes": [_class(row, report) for row in result.classes],
+        "left_out": {side: left_out.as_document() for side, left_out in inputs.left_out.items()},
         "skipped": [image._asdict() for image in inputs.skipped],
         "duplicates": [
             {"query": pair.query, "support": pair.support, "class": pair.class_name} for pair in inputs.duplicates

@@ -520,3 +520,22 @@ def test_an_archive_among_the_queries_is_answered_with_what_this_command_has(ima
     assert fails(1, *WORDS) == (
         "Error: --query unsorted holds images and an archive, 'backup.tar': move the archive out, or unpack it"
     )
+
+
+def test_images_of_kinds_that_are_not_read_are_counted_everywhere(images):
+    for name in ("unsorted/b.nef", "unsorted/c.jp2", "unsorted/notes.txt", "labelled/zero/.DS_Store"):
+        Path(name).write_bytes(b"")
+    result = fewshot(*WORDS)
+    assert result.exit_code == 0
+    said = "images of kinds that are not read are left out: 1 camera raw, such as b.nef (develop"
+    assert f"Warning: --query: {said}" in result.stderr
+    words = "left out of --query 2 images of a kind that is not read, 1 other file"
+    assert words in " ".join(result.stdout.split())
+    told = summary()["left_out"]
+    assert (told["query"]["n"], told["query"]["n_unread"], told["support"]["n_hidden"]) == (3, 2, 1)
+    n_files = sum(path.is_file() for path in Path("unsorted").rglob("*"))
+    n_failed = sum(image["side"] == "query" for image in summary()["skipped"])
+    assert len(table()) + n_failed + told["query"]["n"] == n_files
+    page = Path("classified/report.html").read_text()
+    assert "b.nef: camera raw (develop" in page
+    assert "2 images of a kind that is not read, 1 other file" in page

@@ -296,3 +296,14 @@ def test_ray_writes_the_same_store(images, tmp_path, unet):
     assert result.returncode == 0, result.stderr
     assert json.loads(result.stdout)["run"]["n_done"] == N
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+def test_files_that_are_no_images_are_counted(images, tmp_path, unet):
+    for name in ("a.nef", "crow/notes.txt", ".hidden"):
+        (images / name).write_bytes(b"")
+    result = fewshot("extract", "--images", images, "--out", tmp_path / "s", *unet, "--workers", 0, "--quiet")
+    words = "left out 1 image of a kind that is not read, 1 other file, 1 hidden file"
+    assert words in " ".join(result.stdout.split())
+    assert "Warning: images of kinds that are not read are left out: 1 camera raw, such as a.nef" in result.stderr
+    told = extracted(images, tmp_path / "t", *unet)
+    assert told["store"]["n_images"] + told["left_out"]["n"] == sum(path.is_file() for path in images.rglob("*"))

@@ -419,7 +419,7 @@ def test_kinds_outside_of_the_list_are_no_images():
 
 
 def test_programs_that_draw_are_no_images():
-    assert code(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n") == "unreadable"
+    assert code(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\n%%EndComments\n") == "unsupported"
 
 
 def test_a_pixel_bomb_is_refused_from_its_header():

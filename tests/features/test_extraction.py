@@ -168,7 +168,7 @@ def test_the_result_has_the_failures_and_notes_of_all_runs(images, tmp_path):
     assert [(failure.id, failure.code) for failure in result.failures] == [("owl/001.png", "empty")]
     assert result.notes == {"cmyk": 1, "grayscale": 1}
     again = extract_store(tiny_extractor(), images, tmp_path / "store", SMALL, n_workers=0)
-    assert again[1:] == (again.store, True, result.failures, result.notes)
+    assert again[1:] == (again.store, True, result.failures, result.notes, result.left_out)
 
 
 def test_not_to_resume_is_to_begin_anew(images, tmp_path):

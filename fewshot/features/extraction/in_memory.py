@@ -15,6 +15,7 @@ from torch import Tensor
 from fewshot.features.feature_set import FeatureSet, LabelsLike
 from fewshot.features.frozen import Extractor
 from fewshot.features.images.decode import UnreadableImage, decode
+from fewshot.features.images.left_out import warn_of_left_out
 from fewshot.features.images.listing import find_images, read_bytes
 from fewshot.features.images.preprocess import Preprocess
 
@@ -90,6 +91,7 @@ class _Listed(NamedTuple):
 def _listed(images: Images) -> _Listed:
     if isinstance(images, (str, os.PathLike)):
         records = list(find_images(images))
+        warn_of_left_out(images)
         labels = [-1 if record.label is None else record.label for record in records]
         return _Listed([(images, record) for record in records], labels, tuple(record.id for record in records))
     items = list(images)

@@ -11,6 +11,7 @@ from fewshot.features.extraction.batches import default_n_workers
 from fewshot.features.extraction.loop import ExtractProgress, ExtractReport, RunFigures, extract_shards
 from fewshot.features.extraction.ray import extract_on_ray
 from fewshot.features.frozen import Extractor
+from fewshot.features.images.left_out import LeftOut, find_left_out
 from fewshot.features.images.listing import find_images
 from fewshot.features.store.layout import DTYPES, StoreFolder, StoreSettings
 from fewshot.features.store.outcomes import ImageFailure, StoreOutcomes
@@ -74,6 +75,8 @@ class Extraction(NamedTuple):
         other processes among them.
     notes : dict of str to int
         How many images each treatment of decoding was applied to, such as turning by the EXIF tag.
+    left_out : LeftOut
+        The files of the folder that are not in the list of images.
     """
 
     run: RunFigures
@@ -81,6 +84,7 @@ class Extraction(NamedTuple):
     is_finished: bool
     failures: list[ImageFailure]
     notes: dict[str, int]
+    left_out: LeftOut
 
 
 def extract_store(
@@ -160,7 +164,8 @@ def extract_store(
     )
     outcomes.add_finished(range(store.head.n_shards))  # those of other processes
     run = run._replace(n_found_done=run.n_found_done + n_found_done)
-    return Extraction(run, store, outcomes.is_finished, outcomes.failures, outcomes.notes)
+    left_out = find_left_out(images, settings.labels)
+    return Extraction(run, store, outcomes.is_finished, outcomes.failures, outcomes.notes, left_out)
 
 
 def prepare_store(

@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fnmatch import fnmatchcase
 from pathlib import PurePosixPath
 from typing import NamedTuple
 
-from fewshot.features.images.records import ImageRecord, checked_utf8, is_image_name
+from fewshot.features.images.kinds import HEAD_SIZE, UnreadKind, has_suffix, is_image_head, is_image_name, unread_kind
+from fewshot.features.images.records import ImageRecord, checked_utf8
 
-__all__ = ["archives_of", "root_of", "walk_tars"]
+__all__ = ["archives_of", "other_members", "root_of", "walk_tars"]
 
 _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz", ".tar.zst", ".tar.lz4")
 _MEND = "decompress it (gunzip, unxz, unzstd ...), since images are read where they lie"
@@ -123,17 +124,48 @@ def _is_match(name: str, pattern: str) -> bool:
 
 
 def _members(path: str, *, is_label_name: bool) -> Iterator[_Member]:
-    """Yield the labels or the images of an archive, in its order; headers read are forgotten."""
+    """Yield the labels or the images of an archive, in its order."""
+    for archive, info in _headers(path):
+        parts = _visible_parts(path, info)
+        if not parts or _is_label(parts) != is_label_name:
+            continue
+        if is_label_name or _is_image(archive, info, parts[-1]):
+            yield _member(path, archive, info, parts)
+
+
+def _headers(path: str) -> Iterator[tuple[tarfile.TarFile, tarfile.TarInfo]]:
+    """Yield the headers of an archive; those read are forgotten."""
     try:
         with tarfile.open(path, "r:") as archive:
             while (info := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]
-                parts = _visible_parts(path, info)
-                if parts and _is_label(parts) == is_label_name and (is_label_name or is_image_name(parts[-1])):
-                    yield _member(path, archive, info, parts)
+                yield archive, info
             _check_end(path, archive.offset)
     except tarfile.ReadError as error:
         raise ValueError(f"{path} is not an uncompressed tar archive, or is cut off ({error}): {_MEND}") from error
+
+
+def _is_image(archive: tarfile.TarFile, info: tarfile.TarInfo, name: str) -> bool:
+    return is_image_name(name) or (not has_suffix(name) and is_image_head(_head(archive, info)))
+
+
+def _head(archive: tarfile.TarFile, info: tarfile.TarInfo) -> bytes:
+    file = archive.extractfile(info)
+    return b"" if file is None else file.read(HEAD_SIZE)
+
+
+def other_members(paths: Iterable[str]) -> Iterator[tuple[str, UnreadKind | str]]:
+    """Yield the members of archives that are neither images nor labels: the id, and the kind, "hidden" or "other"."""
+    for path in paths:
+        for archive, info in _headers(path):
+            if info.isdir():
+                continue
+            name = "/".join(PurePosixPath(info.name).parts)
+            parts = _visible_parts(path, info)
+            if not parts:
+                yield f"{os.path.basename(path)}/{name}", "hidden"
+            elif not _is_label(parts) and not _is_image(archive, info, parts[-1]):
+                yield f"{os.path.basename(path)}/{name}", unread_kind(name, _head(archive, info)) or "other"
 
 
 def _visible_parts(path: str, info: tarfile.TarInfo) -> tuple[str, ...]:

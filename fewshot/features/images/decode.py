@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
+from fewshot.features.images.kinds import HEAD_SIZE, has_heif, is_image_head, kind_of_head
 from fewshot.features.images.rgb import is_wide, mode_notes, to_rgb
 from fewshot.features.images.unreadable import UnreadableImage, guarding_pil, reading
 
@@ -16,7 +17,17 @@ __all__ = ["MAX_PIXELS", "MAX_SIDE", "Decoded", "UnreadableImage", "decode"]
 
 MAX_PIXELS = 178_956_970
 MAX_SIDE = 2**20
-_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # PIL knows more; some start programs (EPS)
+_FORMATS = (
+    "AVIF",
+    "BMP",
+    "GIF",
+    "HEIF",
+    "JPEG",
+    "PNG",
+    "PPM",
+    "TIFF",
+    "WEBP",
+)  # PIL knows more; some start programs (EPS)
 _ORIENTATION = 0x0112
 _TURNS = {
     2: "FLIP_LEFT_RIGHT",
@@ -120,12 +131,30 @@ def _check_pil() -> None:
         )
 
 
-def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
-    """Read the header, and refuse sizes out of range."""
+def _formats() -> list[str]:
     from PIL import Image
 
+    if has_heif() and "HEIF" not in Image.OPEN:
+        from pillow_heif import register_heif_opener
+
+        register_heif_opener()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _open(file: BinaryIO, max_pixels: int) -> ImageFile.ImageFile:
+    """Read the header, and refuse sizes out of range."""
+    from PIL import Image, UnidentifiedImageError
+
     Image.init()
-    image = Image.open(file, formats=[name for name in _FORMATS if name in Image.OPEN])
+    try:
+        image = Image.open(file, formats=_formats())
+    except UnidentifiedImageError:
+        file.seek(0)
+        head = file.read(HEAD_SIZE)
+        kind = kind_of_head(head)
+        if kind is None or is_image_head(head):
+            raise
+        raise UnreadableImage("unsupported", f"the content is {kind.name}: {kind.mend}") from None
     n_pixels = image.width * image.height
     size = f"{image.width} x {image.height} pixels"
     if n_pixels > max_pixels:

@@ -12,7 +12,8 @@ from typing import NamedTuple, TypeAlias
 
 from fewshot.checks import SettingError
 from fewshot.features.images.archives import archives_of, root_of, walk_tars
-from fewshot.features.images.records import IMAGE_SUFFIXES, ImageRecord, checked_utf8, is_image_name
+from fewshot.features.images.kinds import IMAGE_SUFFIXES, is_image_file
+from fewshot.features.images.records import ImageRecord, checked_utf8
 from fewshot.features.images.unreadable import UnreadableImage, reading
 
 __all__ = [
@@ -115,7 +116,9 @@ def _walk(root: str, labels: str) -> Iterator[ImageRecord]:
         return walk_csv(root, labels)
     if labels != "folder" and _has_archives(root):
         return _walk_archives(root, labels)
-    is_labelled = labels == "folder" or (labels == "auto" and not any(map(is_image_name, _visible(root))))
+    is_labelled = labels == "folder" or (
+        labels == "auto" and not any(is_image_file(_path(root, name)) for name in _visible(root))
+    )
     return walk_folder(root, labelled=is_labelled)
 
 
@@ -200,7 +203,7 @@ def _is_listed(entry: os.DirEntry[str]) -> bool:
     if entry.is_dir():
         return True
     is_broken_link = entry.is_symlink() and not os.path.exists(entry.path)
-    return is_image_name(entry.name) and (entry.is_file() or is_broken_link)
+    return is_image_file(entry.path) and (entry.is_file() or is_broken_link)
 
 
 def walk_csv(root: PathLike, csv_path: PathLike) -> Iterator[ImageRecord]:

@@ -5,24 +5,7 @@ from __future__ import annotations
 import os
 from typing import NamedTuple
 
-__all__ = ["IMAGE_SUFFIXES", "ImageRecord", "checked_utf8", "is_image_name"]
-
-IMAGE_SUFFIXES = (
-    ".avif",
-    ".bmp",
-    ".gif",
-    ".jfif",
-    ".jpeg",
-    ".jpg",
-    ".pbm",
-    ".pgm",
-    ".png",
-    ".pnm",
-    ".ppm",
-    ".tif",
-    ".tiff",
-    ".webp",
-)
+__all__ = ["ImageRecord", "checked_utf8"]
 
 
 class ImageRecord(NamedTuple):
@@ -42,11 +25,6 @@ class ImageRecord(NamedTuple):
     label: str | None = None
     offset: int = -1
     size: int = -1
-
-
-def is_image_name(name: str) -> bool:
-    """Tell by the suffix, in any case."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def checked_utf8(name: str) -> str:

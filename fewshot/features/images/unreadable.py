@@ -23,7 +23,7 @@ class UnreadableImage(ValueError):  # noqa: N818 (the image is at fault, not the
     ----------
     code : str
         ``missing``, ``permission``, ``empty``, ``truncated``, ``unreadable`` (not an image, or a damaged one),
-        ``unsupported`` (values without a defined 8-bit scale) or ``too-large``.
+        ``unsupported`` (a kind of image that is not read, or values without a defined 8-bit scale) or ``too-large``.
     text : str
         One line of detail.
 

@@ -14,8 +14,10 @@ from fewshot.features.extraction.loop import extract_shards
 from fewshot.features.extraction.to_store import ExtractSettings, prepare_store
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.frozen import Extractor
+from fewshot.features.images.kinds import is_image_file
+from fewshot.features.images.left_out import find_left_out
 from fewshot.features.images.listing import find_images, first_archive, read_bytes, walk_folder
-from fewshot.features.images.records import ImageRecord, is_image_name
+from fewshot.features.images.records import ImageRecord
 from fewshot.features.images.unreadable import UnreadableImage
 from fewshot.features.store.layout import Failure
 from fewshot.features.store.reading import FeatureStore
@@ -68,8 +70,8 @@ def list_support(path: str) -> list[ImageRecord]:
     if empty:
         more = f"; so have {len(empty) - 1} more" if len(empty) > 1 else ""
         raise SettingError(
-            "the class folder {0!r} in {support} {1} has no image (.jpg, .png, ...): put some in, or remove it{2}",
-            *(empty[0], path, more),
+            "the class folder {0!r} in {support} {1} has no image (.jpg, .png, ...){2}: put some in, or remove it{3}",
+            *(empty[0], path, _only_unread(folder / empty[0]), more),
         )
     if len(classes) < 2:
         raise SettingError(
@@ -79,11 +81,16 @@ def list_support(path: str) -> list[ImageRecord]:
     return records
 
 
+def _only_unread(folder: Path) -> str:
+    words = find_left_out(folder).unread_words()
+    return f" but {words}" if words else ""
+
+
 def _class_folders(folder: Path, path: str) -> list[str]:
     """Return the names of the folders of classes; refuse images beside them."""
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     classes = [name for name in names if (folder / name).is_dir()]
-    stray = next((name for name in names if is_image_name(name) and name not in classes), None)
+    stray = next((name for name in names if name not in classes and is_image_file(f"{folder / name}")), None)
     if stray is not None:
         raise SettingError(
             "{support} {0} holds images itself, such as {1!r}: put each into a folder named after its class",

@@ -13,6 +13,7 @@ import torch
 from fewshot.checks import SettingError
 from fewshot.features.feature_set import FeatureSet, check_same_extractor
 from fewshot.features.frozen import Extractor
+from fewshot.features.images.left_out import LeftOut, find_left_out
 from fewshot.features.images.records import ImageRecord
 from fewshot.features.readers import load_features
 from fewshot.features.store.layout import Failure
@@ -112,12 +113,15 @@ class SupportQuery(NamedTuple):
         Its labels mean nothing.
     skipped : list of SkippedImage
     duplicates : list of DuplicateQuery
+    left_out : mapping of str to LeftOut
+        By side that is a folder: its files that are no images, or of kinds that are not read.
     """
 
     support: FeatureSet
     query: FeatureSet
     skipped: list[SkippedImage]
     duplicates: list[DuplicateQuery]
+    left_out: Mapping[str, LeftOut]
 
 
 def read_support_query(
@@ -178,7 +182,11 @@ class _Reader:
         shots = stored[0] or self._labelled_images(str(support), labelled, repeats)
         queries = stored[1] or self._extracted("query", str(query), len(asked))[0]
         across = _repeated_rows(shots, queries) if support is None or query is None else repeats.across
-        return SupportQuery(shots, queries, self._skipped, _duplicates(shots, across))
+        return SupportQuery(shots, queries, self._skipped, _duplicates(shots, across), self._left_out())
+
+    def _left_out(self) -> dict[str, LeftOut]:
+        folders = {"support": self._sources.support, "query": self._sources.query}
+        return {side: find_left_out(path, "none") for side, path in folders.items() if path is not None}
 
     def _labelled_images(self, path: str, records: Sequence[ImageRecord], repeats: Repeats) -> FeatureSet:
         pool, failures = self._extracted("support", path, len(records))
