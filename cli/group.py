@@ -35,6 +35,7 @@ COMMANDS = {
     "predict": "incremental.predict",
     "forget": "incremental.forget",
     "extractors": "features.extractors",
+    "cache": "features.cache",
     "methods": "episodic.methods",
 }
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import tempfile
 from itertools import groupby
 
 import pytest
@@ -30,8 +32,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch all tests, the doctests of the product among them."""
+    """Watch all tests, the doctests of the product among them, and keep them from the user's cache."""
     config.pluginmanager.register(Hygiene(), "hygiene")
+    own = tempfile.TemporaryDirectory(prefix="fewshot-tests-")
+    os.environ["FEWSHOT_CACHE"] = own.name
+    config.add_cleanup(own.cleanup)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from fewshot.checks import check_choice
 from fewshot.features.frozen import Built, Extractor, Recipe
+from fewshot.features.runtimes.choice import AUTO
 from fewshot.parsing import parse_options as read_options
 
 __all__ = ["FAMILIES", "Family", "extractor", "extractor_options", "split_name"]
@@ -173,6 +174,7 @@ def extractor(
     *,
     precision: str = "float32",
     device: torch.device | str = "cpu",
+    runtime: str = AUTO,
     **options: Any,
 ) -> Extractor:
     """Build a frozen extractor.
@@ -185,7 +187,7 @@ def extractor(
     weights
         A local file (folder for ``diffusers``); None takes the published weights, from the hub or a package;
         ``random`` leaves the network as it was initialised, the baseline.
-    precision
+    precision, runtime
         See `Extractor`.
     device
         Where to compute.
@@ -212,12 +214,13 @@ def extractor(
     if not isinstance(name, str):
         build = _builder("fewshot.features.backbones.custom:build_module")
         built = build(name, **_checked_options(build, type(name).__name__, options))
-        return Extractor(built, precision=precision, device=device)
+        return Extractor(built, precision=precision, device=device, runtime=runtime)
     family, model = split_name(name)
     _check_installed(family)
     build = _builder(FAMILIES[family].builder)
     built = build(model, weights, **_checked_options(build, family, options))
-    return Extractor(built, precision=precision, device=device, recipe=Recipe(name, weights, precision, options))
+    recipe = Recipe(name, weights, precision, options, runtime)
+    return Extractor(built, precision=precision, device=device, recipe=recipe, runtime=runtime)
 
 
 def split_name(name: str) -> tuple[str, str | None]:

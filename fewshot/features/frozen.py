@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import NamedTuple
@@ -15,11 +16,16 @@ from torch import Tensor, nn
 
 from fewshot.checks import check_choice
 from fewshot.features.images.preprocess import Preprocess
+from fewshot.features.runtimes.cache import NetworkName
+from fewshot.features.runtimes.choice import AUTO, EAGER, RUNTIMES, Prepared, prepare
+from fewshot.features.runtimes.forward import ForwardPass, in_chunks
 
 __all__ = ["PRECISIONS", "Built", "Extractor", "Recipe", "weights_hash"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SPEC_VERSION = 1
+# Below this many images, compiling a network takes longer than it saves.
+_N_WORTH_COMPILING = 256
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -32,12 +38,14 @@ class Recipe(NamedTuple):
     weights : str, path or None
     precision : str
     options : mapping
+    runtime : str
     """
 
     name: str
     weights: str | os.PathLike[str] | None
     precision: str
     options: Mapping[str, object]
+    runtime: str = AUTO
 
 
 class Built(NamedTuple):
@@ -74,9 +82,13 @@ class Extractor:
         - ``float32``: nothing is rounded to less.
         - ``tf32``: float32 whose products are rounded on GPUs that can, as torch's convolutions are by default; off by
           about 1e-3.
-        - ``bfloat16``, ``float16``: by autocast; off by about 5e-3 and 1e-3.
+        - ``bfloat16``, ``float16``: by autocast; off by about 5e-3 and 1e-3. bfloat16 on a CPU is the runtime's own.
     device
         Where to compute.
+    runtime
+        How the network runs on a CPU; see `fewshot.features.runtimes.prepare`. ``auto`` (default) compiles a network
+        that was built by name, by the fastest runtime that is installed and agrees with torch, once `expect` says that
+        it is worth the seconds. Any other is prepared at once. A GPU runs eager torch.
     recipe
         Name, weights and options that it was built from; None for a module or function of the user's own.
 
@@ -86,18 +98,23 @@ class Extractor:
         Everything that decides the numbers, JSON-serialisable.
     key : str
         SHA-256 of the specification: features under one key belong together. Batch size, device, the order of the
-        images and the weights' file format are not in it.
+        images, the weights' file format and, in float32, the runtime are not in it: all runtimes agree to 1e-5.
     about : dict
         For people: the weights' file, licence, versions.
     columns : dict
         The columns [start, stop) of each layer that was asked for; empty for one vector.
     n_features : int
         Taken from a dry run on one black image.
+    runtime : str
+        The runtime of the next call: ``eager`` until another one is prepared.
 
     Raises
     ------
     ValueError
-        If the precision is not known, or the network does not return one vector per image.
+        If the precision or runtime is not known, the network does not return one vector per image, or the runtime that
+        is named cannot run it.
+    ImportError
+        If the runtime that is named is not installed.
     """
 
     def __init__(
@@ -107,8 +124,10 @@ class Extractor:
         precision: str = "float32",
         device: torch.device | str = "cpu",
         recipe: Recipe | None = None,
+        runtime: str = AUTO,
     ) -> None:
         check_choice("precision", precision, PRECISIONS)
+        check_choice("runtime", runtime, RUNTIMES)
         self.recipe = recipe
         self.preprocess, self.about, self.precision = built.preprocess, dict(built.about), precision
         self.spec: dict[str, object] = {
@@ -118,10 +137,16 @@ class Extractor:
             "preprocess": built.preprocess.spec(),
             "precision": precision,
         }
-        self.key = hashlib.sha256(_canonical_json(self.spec).encode()).hexdigest()
+        self.key = _key(self.spec)
         self.network = built.network.eval().requires_grad_(False)
+        self._prepared = Prepared(EAGER, self._eager)
+        self._is_undecided = runtime == AUTO
         self.to(device)
         self.columns, self.n_features = self._dry_run()
+        if runtime not in (AUTO, EAGER):
+            self._prepare(runtime)
+        elif runtime == AUTO and precision == "bfloat16":
+            self._prepare(AUTO)  # now: it decides the numbers, and so the key
 
     def __repr__(self) -> str:
         name = self.spec.get("name") or type(self.network).__name__
@@ -134,6 +159,39 @@ class Extractor:
         if self.device.type == "cuda":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+    @property
+    def runtime(self) -> str:
+        """The runtime of the next call."""
+        return self._prepared.runtime
+
+    def expect(self, n_images: int) -> None:
+        """Prepare the fastest runtime if none was named and so many images are worth it, some 256 or more.
+
+        A warning says why an installed runtime is not used.
+        """
+        if self._is_undecided and n_images >= _N_WORTH_COMPILING:
+            self._prepare(AUTO)
+
+    def _prepare(self, runtime: str) -> None:
+        self._is_undecided = False
+        if runtime == AUTO and (self.recipe is None or not getattr(self.network, "is_traceable", True)):
+            return  # a tracer would miss what a network, or a user's own function, computes from the values it gets
+        if self.device.type != "cpu" or self.precision not in ("float32", "bfloat16"):
+            if runtime != AUTO:
+                raise ValueError(
+                    f"runtime {runtime!r} is for float32 or bfloat16 on a CPU, got {self.precision} on {self.device}: "
+                    "use eager"
+                )
+            return
+        network = None if self.recipe is None else NetworkName(self.recipe.name, self.key)
+        forward = ForwardPass(self.network, self.preprocess).eval()
+        self._prepared = prepare(forward, self._eager, runtime=runtime, precision=self.precision, network=network)
+        for reason in self._prepared.refusals.values():
+            warnings.warn(reason, stacklevel=3)
+        if self.precision != "float32" and self.runtime != EAGER:
+            self.spec["precision"] = f"{self.precision}, {self.runtime}"
+            self.key = _key(self.spec)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features of preprocessed images.
@@ -148,22 +206,26 @@ class Extractor:
         Tensor
             (b, n_features) float32 on the extractor's device; several layers stand side by side in ``columns``.
         """
-        outputs = self._outputs(images)
+        if self.device.type == "cpu":
+            return torch.cat(list(self._prepared.run(images.cpu())), dim=1)
         # Outside of inference mode, so that what is returned is a tensor like any other.
-        return outputs.clone() if isinstance(outputs, Tensor) else torch.cat(list(outputs.values()), dim=1)
+        return torch.cat(list(self._outputs(images).values()), dim=1)
+
+    def _eager(self, images: Tensor) -> Sequence[Tensor]:
+        """Return the outputs of each layer by eager torch, a few images at a time: activations stay in the cache."""
+        return in_chunks(lambda chunk: list(self._outputs(chunk).values()), images, is_padded=False)
 
     @torch.inference_mode()
-    def _outputs(self, images: Tensor) -> Tensor | dict[str, Tensor]:
+    def _outputs(self, images: Tensor) -> dict[str, Tensor]:
+        """Return the outputs by layer; of one vector per image, under the name of nothing."""
         inputs = self.preprocess.normalise(images.to(self.device, non_blocking=True))
         with _arithmetic(self.precision, self.device):
             outputs = self.network(inputs)
-        if isinstance(outputs, Tensor):
-            return outputs.float()
-        return {layer: output.float() for layer, output in outputs.items()}
+        layers = {"": outputs} if isinstance(outputs, Tensor) else outputs
+        return {layer: output.float() for layer, output in layers.items()}
 
     def _dry_run(self) -> tuple[dict[str, tuple[int, int]], int]:
-        outputs = self._outputs(torch.zeros((1, *self.preprocess.size, 3), dtype=torch.uint8))
-        layers = {"": outputs} if isinstance(outputs, Tensor) else outputs
+        layers = self._outputs(torch.zeros((1, *self.preprocess.size, 3), dtype=torch.uint8))
         for layer, output in layers.items():
             if output.ndim != 2 or len(output) != 1:
                 raise ValueError(
@@ -174,7 +236,7 @@ class Extractor:
         for output in layers.values():
             ends.append(ends[-1] + output.shape[1])
         columns = dict(zip(layers, pairwise(ends), strict=True))
-        return ({} if isinstance(outputs, Tensor) else columns), ends[-1]
+        return ({} if list(layers) == [""] else columns), ends[-1]
 
 
 @contextmanager
@@ -206,6 +268,10 @@ def weights_hash(network: nn.Module) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
         digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _key(spec: Mapping[str, object]) -> str:
+    return hashlib.sha256(_canonical_json(spec).encode()).hexdigest()
 
 
 def _canonical_json(value: object) -> str:

@@ -96,6 +96,8 @@ class DiffusionFeatures(nn.Module):
     [DIFFSSL]; averaging over draws as in [DIFT].
     """
 
+    is_traceable = False  # the noise depends on the values of the pixels
+
     def __init__(self, unet: UNet | HookedUNet, schedule: Schedule, recipe: Recipe) -> None:
         super().__init__()
         self.unet, self.schedule, self.recipe = unet, schedule, recipe

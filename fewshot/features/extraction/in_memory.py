@@ -70,6 +70,7 @@ def extract(
     listed = _listed(images)
     if not listed.items:
         raise ValueError("images must name at least one image, got none")
+    extractor.expect(len(listed.items))
     starts = range(0, len(listed.items), batch_size)
     batches = (listed.items[start : start + batch_size] for start in starts)
     features = [

@@ -89,6 +89,7 @@ def extract_shards(
         Called with the record of each shard that is finished: by this run, or found so.
     """
     n_todo = sum(map(store.head.n_rows, shards))
+    extractor.expect(n_todo)
     with StoreLock(store.path) as lock, ThreadPoolExecutor(1) as writer:
         plan = Plan(store, shards, batch_size, lock, finished)
         batches = decoded_batches(store, extractor.preprocess, extractor.device, plan, n_workers)
