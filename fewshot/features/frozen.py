@@ -175,23 +175,28 @@ class Extractor:
 
     def _prepare(self, runtime: str) -> None:
         self._is_undecided = False
-        if runtime == AUTO and (self.recipe is None or not getattr(self.network, "is_traceable", True)):
-            return  # a tracer would miss what a network, or a user's own function, computes from the values it gets
-        if self.device.type != "cpu" or self.precision not in ("float32", "bfloat16"):
-            if runtime != AUTO:
-                raise ValueError(
-                    f"runtime {runtime!r} is for float32 or bfloat16 on a CPU, got {self.precision} on {self.device}: "
-                    "use eager"
-                )
+        if not self._is_compilable(runtime):
             return
         network = None if self.recipe is None else NetworkName(self.recipe.name, self.key)
         forward = ForwardPass(self.network, self.preprocess).eval()
         self._prepared = prepare(forward, self._eager, runtime=runtime, precision=self.precision, network=network)
         for reason in self._prepared.refusals.values():
-            warnings.warn(reason, stacklevel=3)
+            warnings.warn(reason, stacklevel=4)
         if self.precision != "float32" and self.runtime != EAGER:
             self.spec["precision"] = f"{self.precision}, {self.runtime}"
             self.key = _key(self.spec)
+
+    def _is_compilable(self, runtime: str) -> bool:
+        """Whether a runtime may be tried; one that is named and cannot compute so is an error."""
+        is_possible = self.device.type == "cpu" and self.precision in ("float32", "bfloat16")
+        if runtime != AUTO and not is_possible:
+            raise ValueError(
+                f"runtime {runtime!r} is for float32 or bfloat16 on a CPU, got {self.precision} on {self.device}: use "
+                "eager"
+            )
+        # A tracer would miss what a network, or a user's own function, computes from the values that it gets.
+        is_traceable = self.recipe is not None and getattr(self.network, "is_traceable", True)
+        return is_possible and (is_traceable or runtime != AUTO)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Return the features of preprocessed images.
