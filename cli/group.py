@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import keyword
 from importlib import import_module
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 from fewshot_episodes.errors import SettingError
@@ -17,26 +17,41 @@ from .shared.words import RENAMED_OPTIONS, current_words, option_name
 
 __all__ = ["COMMANDS", "CommandGroup", "NearestGroup"]
 
-# The module in which each command stands, under this package.
+
+class LazyCommand(NamedTuple):
+    """A command that is imported when it is called.
+
+    Attributes
+    ----------
+    module : str
+        In which it stands, under this package.
+    short_help : str
+        Its line in the list of commands, which imports none of them.
+    """
+
+    module: str
+    short_help: str
+
+
 COMMANDS = {
-    "classify": "classify.command",
-    "extract": "features.extract",
-    "import": "features.import_",
-    "inspect": "features.inspect",
-    "probe": "probe.command",
-    "episode": "episodic.episode",
-    "report": "report.command",
-    "train": "episodic.train",
-    "tune": "episodic.tune",
-    "calibrate": "incremental.calibrate",
-    "discover": "discover.command",
-    "distill": "distill.command",
-    "learn": "incremental.learn",
-    "predict": "incremental.predict",
-    "forget": "incremental.forget",
-    "extractors": "features.extractors",
-    "cache": "features.cache",
-    "methods": "episodic.methods",
+    "classify": LazyCommand("classify.command", "Name your own images from a few labelled ones."),
+    "extract": LazyCommand("features.extract", "Extract features from a folder of images."),
+    "import": LazyCommand("features.import_", "Turn features of other programs into a file that every command reads."),
+    "inspect": LazyCommand("features.inspect", "Say what features are and how they were made; draw them."),
+    "probe": LazyCommand("probe.command", "Judge features by linear classifiers, neighbours and retrieval."),
+    "episode": LazyCommand("episodic.episode", "Compare methods on few-shot episodes."),
+    "report": LazyCommand("report.command", "Turn results into tables and a figure."),
+    "train": LazyCommand("episodic.train", "Learn a method's numbers on some classes, for use on others."),
+    "tune": LazyCommand("episodic.tune", "Choose a method's settings on validation classes."),
+    "calibrate": LazyCommand("incremental.calibrate", "Compare how methods learn new classes and keep the old."),
+    "discover": LazyCommand("discover.command", "Sort unlabelled rows into known classes and new ones."),
+    "distill": LazyCommand("distill.command", "Learn features from unlabelled images."),
+    "learn": LazyCommand("incremental.learn", "Add classes, or shots of known ones, to a model on disk."),
+    "predict": LazyCommand("incremental.predict", "Name the class of each row by a model on disk."),
+    "forget": LazyCommand("incremental.forget", "Take classes out of a model on disk."),
+    "extractors": LazyCommand("features.extractors", "List the extractors, or say what is known of one."),
+    "cache": LazyCommand("features.cache", "List or clear the compiled networks on this machine."),
+    "methods": LazyCommand("episodic.methods", "List the methods."),
 }
 
 
@@ -70,8 +85,15 @@ class CommandGroup(NearestGroup):
         if cmd_name not in COMMANDS:
             return None
         name = f"{cmd_name}_" if keyword.iskeyword(cmd_name) else cmd_name
-        command: click.Command = getattr(import_module(f".{COMMANDS[cmd_name]}", __package__), name)
+        lazy = COMMANDS[cmd_name]
+        command: click.Command = getattr(import_module(f".{lazy.module}", __package__), name)
+        command.short_help = lazy.short_help
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.short_help) for name, lazy in COMMANDS.items()])
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]

@@ -29,31 +29,29 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from fewshot_episodes import (
-    DiscoverySplit as DiscoverySplit,
-    Episode,
-    EpisodeIndex as EpisodeIndex,
-    EpisodeSampler,
-    MetaDatasetSampler,
-    Session as Session,
-    discovery_split as discovery_split,
-    incremental_sessions as incremental_sessions,
-)
-
-from fewshot.checks import warn_deprecated
-from fewshot.episodic.em_dirichlet import EMDirichlet as EMDirichlet
-from fewshot.episodic.em_gaussian import EMGaussian as EMGaussian
-from fewshot.episodic.nearest_prototype import NearestPrototype as NearestPrototype
-from fewshot.episodic.paddle import Paddle as Paddle
-from fewshot.episodic.simple_shot import SimpleShot as SimpleShot
-from fewshot.episodic.unem.adaptive import UNEMAdaptive
-from fewshot.episodic.unem.model import UNEM
-from fewshot.episodic.unem.training import fit_unem
-from fewshot.evaluation.episodes import evaluate_episodes
-from fewshot.registry.episodic import METHODS, build_method
-from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
-
 if TYPE_CHECKING:
+    from fewshot_episodes import (
+        DiscoverySplit as DiscoverySplit,
+        Episode,
+        EpisodeIndex as EpisodeIndex,
+        EpisodeSampler,
+        MetaDatasetSampler,
+        Session as Session,
+        discovery_split as discovery_split,
+        incremental_sessions as incremental_sessions,
+    )
+    from fewshot.episodic.em_dirichlet import EMDirichlet as EMDirichlet
+    from fewshot.episodic.em_gaussian import EMGaussian as EMGaussian
+    from fewshot.episodic.nearest_prototype import NearestPrototype as NearestPrototype
+    from fewshot.episodic.paddle import Paddle as Paddle
+    from fewshot.episodic.simple_shot import SimpleShot as SimpleShot
+    from fewshot.episodic.unem.adaptive import UNEMAdaptive
+    from fewshot.episodic.unem.model import UNEM
+    from fewshot.episodic.unem.training import fit_unem
+    from fewshot.evaluation.episodes import evaluate_episodes
+    from fewshot.registry.episodic import METHODS, build_method
+    from fewshot.registry.incremental import INCREMENTAL_METHODS, build_classifier
+
     from fewshot.discovery import (
         PIM as PIM,
         CategoryDiscovery,
@@ -130,8 +128,29 @@ __all__ = [
     "tuning_candidates",
 ]
 
-# What touches files, what needs scikit-learn, and what few need loads on first use.
+# Each name loads on first use: `import fewshot` takes milliseconds, and a command imports no more than it needs.
 _LAZY = {
+    "DiscoverySplit": "fewshot_episodes",
+    "EMDirichlet": "fewshot.episodic.em_dirichlet",
+    "EMGaussian": "fewshot.episodic.em_gaussian",
+    "Episode": "fewshot_episodes",
+    "EpisodeIndex": "fewshot_episodes",
+    "EpisodeSampler": "fewshot_episodes",
+    "INCREMENTAL_METHODS": "fewshot.registry.incremental",
+    "METHODS": "fewshot.registry.episodic",
+    "MetaDatasetSampler": "fewshot_episodes",
+    "NearestPrototype": "fewshot.episodic.nearest_prototype",
+    "Paddle": "fewshot.episodic.paddle",
+    "Session": "fewshot_episodes",
+    "SimpleShot": "fewshot.episodic.simple_shot",
+    "UNEM": "fewshot.episodic.unem.model",
+    "UNEMAdaptive": "fewshot.episodic.unem.adaptive",
+    "build_classifier": "fewshot.registry.incremental",
+    "build_method": "fewshot.registry.episodic",
+    "discovery_split": "fewshot_episodes",
+    "evaluate_episodes": "fewshot.evaluation.episodes",
+    "fit_unem": "fewshot.episodic.unem.training",
+    "incremental_sessions": "fewshot_episodes",
     "adaptive_unem": "fewshot.shipped",
     "CMD": "fewshot.distillation",
     "CategoryDiscovery": "fewshot.discovery",
@@ -189,6 +208,8 @@ if not TYPE_CHECKING:  # type checkers see the imports above; with this, any nam
         if name in _LAZY:
             return getattr(import_module(_LAZY[name]), name)
         if name in _MOVED:
+            from fewshot.checks import warn_deprecated
+
             warn_deprecated(f"fewshot.{name}", f"{_MOVED[name]}.{name}")
             return getattr(import_module(_MOVED[name]), name)
         raise AttributeError(f"module 'fewshot' has no attribute {name!r}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING
 
-import torch
 from fewshot_episodes.errors import SettingError
-from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch import Tensor  # commands that only print import no torch
 
 __all__ = [
     "REMOVED_IN",
@@ -74,12 +76,12 @@ def check_finite(what: str, values: Tensor) -> Tensor:
     """
     if values.is_meta or not values.is_floating_point():
         return values
-    if bool(torch.isfinite(values.sum())):  # then every entry is; the other way round, the sum may have overflowed
+    if bool(values.sum().isfinite()):  # then every entry is; the other way round, the sum may have overflowed
         return values
-    is_bad = ~torch.isfinite(values)
+    is_bad = ~values.isfinite()
     if not bool(is_bad.any()):
         return values
-    first = tuple(torch.nonzero(is_bad)[0].tolist())
+    first = tuple(is_bad.nonzero()[0].tolist())
     n_nan, n_bad = int(values.isnan().sum()), int(is_bad.sum())
     raise ValueError(
         f"{what} has {n_nan} NaN and {n_bad - n_nan} infinite entries, the first at index {first}: "

@@ -120,7 +120,7 @@ _how_options = bundle(
 )
 
 
-@click.command(short_help="Name your own images from a few labelled ones.")
+@click.command()
 @_what_options
 @_how_options
 @click.pass_context

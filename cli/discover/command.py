@@ -178,7 +178,7 @@ _output_options = bundle(
 )
 
 
-@click.command(short_help="Sort unlabelled rows into known classes and new ones.")
+@click.command()
 @_data_options
 @_method_options
 @_test_options

@@ -34,7 +34,7 @@ _INTERRUPTED = 130
 _PATIENCE = timedelta(hours=6)
 
 
-@click.command(short_help="Learn features from unlabelled images.")
+@click.command()
 @what_options
 @view_options
 @training_options

@@ -113,7 +113,7 @@ _protocol_options = bundle(
 )
 
 
-@click.command(short_help="Compare methods on few-shot episodes.")
+@click.command()
 @pool_options
 @_method_options
 @_protocol_options

@@ -17,7 +17,7 @@ __all__ = ["methods"]
 Rows = list[dict[str, object]]
 
 
-@click.command(short_help="List the methods.")
+@click.command()
 @json_option
 def methods(is_json: bool) -> None:
     """List the methods that --method takes, with their options.

@@ -115,7 +115,7 @@ _test_options = bundle(
 )
 
 
-@click.group(cls=NearestGroup, short_help="Learn a method's numbers on some classes, for use on others.")
+@click.group(cls=NearestGroup)
 def train() -> None:
     """Learn a method's numbers on labelled classes and write them to a file.
 

@@ -118,7 +118,7 @@ _protocol_options = bundle(
 )
 
 
-@click.command(short_help="Choose a method's settings on validation classes.")
+@click.command()
 @pool_options
 @_candidate_options
 @_protocol_options

@@ -17,7 +17,7 @@ from ..shared.words import counted
 __all__ = ["cache"]
 
 
-@click.command(short_help="List or clear the compiled networks on this machine.")
+@click.command()
 @click.option("--clear", "is_cleared", is_flag=True, help="Remove them all; what is needed is compiled again.")
 @json_option
 @click.pass_context

@@ -116,7 +116,7 @@ _how_options = bundle(
 )
 
 
-@click.command(short_help="Extract features from a folder of images.")
+@click.command()
 @_what_options
 @_how_options
 @click.pass_context

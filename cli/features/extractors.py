@@ -20,7 +20,7 @@ __all__ = ["extractors"]
 _HERE = {True: "yes", False: "no", None: ""}
 
 
-@click.command(short_help="List the extractors, or say what is known of one.")
+@click.command()
 @click.argument("name", required=False)
 @json_option_with("a table")
 def extractors(name: str | None, is_json: bool) -> None:

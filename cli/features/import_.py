@@ -15,7 +15,7 @@ from ..shared.tables import fact_lines
 __all__ = ["import_"]
 
 
-@click.command(name="import", short_help="Turn features of other programs into a file that every command reads.")
+@click.command(name="import")
 @click.argument("path", metavar="INPUT")
 @click.option("--out", required=True, metavar="FILE", help="The file to write: .safetensors.")
 @click.option("--from", "format", default="auto", **choice(("auto", *FORMATS)), help="What INPUT is.")

@@ -22,7 +22,7 @@ _OF_HEAD = (
 )
 
 
-@click.command(short_help="Say what features are and how they were made; draw them.")
+@click.command()
 @click.argument("features", metavar="STORE|FILE")
 @labels_option("Labels in place of the file's own.")
 @click.option("--verify", "is_verified", is_flag=True, help="Read every shard of a store and compare its checksum.")

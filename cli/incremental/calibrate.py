@@ -127,7 +127,7 @@ class CalibrateFiles(PoolFiles):
     plot: str | None
 
 
-@click.command(short_help="Compare how methods learn new classes and keep the old.")
+@click.command()
 @pool_options
 @_data_options
 @_session_options

@@ -12,7 +12,7 @@ from ..shared.options import document_head, json_option_with, model_option
 __all__ = ["forget"]
 
 
-@click.command(short_help="Take classes out of a model on disk.")
+@click.command()
 @model_option()
 @click.option(
     "--class", "names", multiple=True, required=True, metavar="NAME", help="A class to forget; may be given repeatedly."

@@ -94,7 +94,7 @@ class LearnFiles:
     is_json: bool
 
 
-@click.command(short_help="Add classes, or shots of known ones, to a model on disk.")
+@click.command()
 @model_option("The .safetensors file; made if it is not there.")
 @_rows_options
 @click.option(

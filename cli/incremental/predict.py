@@ -43,7 +43,7 @@ class PredictFiles:
     is_json: bool
 
 
-@click.command(short_help="Name the class of each row by a model on disk.")
+@click.command()
 @model_option()
 @features_option("Rows to name, with or without labels; read as by fewshot episode.")
 @labels_option("Labels in place of the file's own, to measure the accuracy.")

@@ -77,7 +77,7 @@ class ProbeFiles(PoolFiles):
     test_labels: str | None
 
 
-@click.command(short_help="Judge features by linear classifiers, neighbours and retrieval.")
+@click.command()
 @pool_options
 @_data_options
 @_method_options

@@ -14,7 +14,7 @@ from ..shared.options import document_head, json_option_with
 __all__ = ["report"]
 
 
-@click.command(short_help="Turn results into tables and a figure.")
+@click.command()
 @click.argument("files", nargs=-1, metavar="FILE.json...")
 @click.option("--out", metavar="DIR", help="A folder to write to, made if it is not there; without it nothing is.")
 @click.option(

@@ -17,15 +17,15 @@ from torch import Tensor, nn
 from fewshot.checks import check_choice
 from fewshot.features.images.preprocess import Preprocess
 from fewshot.features.runtimes.cache import NetworkName
-from fewshot.features.runtimes.choice import AUTO, EAGER, RUNTIMES, Prepared, prepare
+from fewshot.features.runtimes.choice import AUTO, EAGER, RUNTIMES, Prepared, is_cached, prepare
 from fewshot.features.runtimes.forward import ForwardPass, in_chunks
 
 __all__ = ["PRECISIONS", "Built", "Extractor", "Recipe", "weights_hash"]
 
 PRECISIONS = ("float32", "tf32", "bfloat16", "float16")
 SPEC_VERSION = 1
-# Below this many images, compiling a network takes longer than it saves.
-_N_WORTH_COMPILING = 256
+# Below so many images, compiling a network, or loading a compiled one, takes longer than it saves.
+_N_WORTH_COMPILING, _N_WORTH_LOADING = 256, 32
 _AUTOCAST = {"bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -166,18 +166,29 @@ class Extractor:
         return self._prepared.runtime
 
     def expect(self, n_images: int) -> None:
-        """Prepare the fastest runtime if none was named and so many images are worth it, some 256 or more.
+        """Prepare the fastest runtime if none was named and so many images are worth it.
 
-        A warning says why an installed runtime is not used.
+        That is from 256 images on, or 32 of a network that was compiled before. A warning says why an installed runtime
+        is not used.
         """
-        if self._is_undecided and n_images >= _N_WORTH_COMPILING:
+        if self._is_undecided and (n_images >= _N_WORTH_COMPILING or self._is_worth_loading(n_images)):
             self._prepare(AUTO)
+
+    def _is_worth_loading(self, n_images: int) -> bool:
+        return (
+            n_images >= _N_WORTH_LOADING
+            and self._is_compilable(AUTO)
+            and is_cached(self._network_name(), self.precision)
+        )
+
+    def _network_name(self) -> NetworkName:
+        return NetworkName(self.recipe.name if self.recipe else "", self.key)
 
     def _prepare(self, runtime: str) -> None:
         self._is_undecided = False
         if not self._is_compilable(runtime):
             return
-        network = None if self.recipe is None else NetworkName(self.recipe.name, self.key)
+        network = None if self.recipe is None else self._network_name()
         forward = ForwardPass(self.network, self.preprocess).eval()
         self._prepared = prepare(forward, self._eager, runtime=runtime, precision=self.precision, network=network)
         for reason in self._prepared.refusals.values():

@@ -19,7 +19,7 @@ from fewshot.checks import check_choice
 from fewshot.features.runtimes import cache
 from fewshot.features.runtimes.forward import ForwardPass, Run, in_chunks
 
-__all__ = ["AUTO", "RUNTIMES", "Prepared", "UnfitRuntimeError", "prepare"]
+__all__ = ["AUTO", "RUNTIMES", "Prepared", "UnfitRuntimeError", "is_cached", "prepare"]
 
 AUTO, EAGER, INDUCTOR = "auto", "eager", "inductor"
 RUNTIMES = (AUTO, "openvino", "onnxruntime", INDUCTOR, EAGER)
@@ -185,13 +185,19 @@ def _noise(forward: ForwardPass, n_images: int, *, seed: int) -> Tensor:
     return (255 * smooth).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
 
 
+def is_cached(network: cache.NetworkName, precision: str) -> bool:
+    """Whether the fastest runtime that is installed has compiled a network before."""
+    name = next(filter(_is_installed, _EXPORTED), None)
+    if name is None:
+        return False
+    version = import_module(_EXPORTED[name]).version()
+    return cache.entry(network, name, version, precision).folder() is not None
+
+
 def _is_installed(name: str) -> bool:
     try:
         import_module(_EXPORTED[name]).version()
-    except ImportError:
-        return False
-    except Exception as error:  # a broken installation is one that is not there
-        logging.getLogger(__name__).debug("%s: %s", name, error)
+    except ImportError:  # of the metadata too: a broken installation is none
         return False
     return True
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +26,9 @@ def version() -> str:
     ImportError
         If it, or what torch exports with, is not installed.
     """
-    try:
-        import onnxruntime
-        import onnxscript  # noqa: F401 (torch's exporter needs it)
-    except ImportError as error:
-        raise ImportError("the runtime onnxruntime needs: pip install onnxruntime onnxscript") from error
-    return str(onnxruntime.__version__)
+    if None in map(find_spec, ("onnxruntime", "onnxscript")):  # torch exports by the second
+        raise ImportError("the runtime onnxruntime needs: pip install onnxruntime onnxscript")
+    return metadata.version("onnxruntime")
 
 
 def export(forward: ForwardPass, example: Tensor, folder: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +27,9 @@ def version() -> str:
     ImportError
         If it is not installed.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ImportError('the runtime openvino needs OpenVINO: pip install "fewshot[images]"') from error
-    return str(openvino.__version__)
+    if find_spec("openvino") is None:
+        raise ImportError('the runtime openvino needs OpenVINO: pip install "fewshot[images]"')
+    return metadata.version("openvino")
 
 
 def export(forward: ForwardPass, example: Tensor, folder: Path) -> None:

@@ -187,6 +187,11 @@ def test_auto_compiles_only_for_many_images_of_a_network_built_by_name(own_cache
     assert made.runtime == "eager"
     made.expect(256)
     assert made.runtime != "eager"
+    again = named(tiny())  # a network that was compiled before is loaded for fewer
+    again.expect(31)
+    assert again.runtime == "eager"
+    again.expect(32)
+    assert again.runtime == made.runtime
     untraceable = tiny()
     untraceable.is_traceable = False
     for own in (named(untraceable), extractor(nn.Flatten(), preprocess=Preprocess(size=SIZE))):
