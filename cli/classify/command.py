@@ -28,6 +28,7 @@ from fewshot.tuning.files import tuned_method
 
 from ..shared import output
 from ..shared.options import (
+    bit_range_option,
     bundle,
     device_option,
     document_head,
@@ -96,6 +97,7 @@ _how_options = bundle(
     ),
     weights_option("The extractor's weights on this machine."),
     pairs_option("--option", "options", "An option of the extractor, such as readout=cls; repeatable."),
+    bit_range_option,
     _option(
         "method",
         "NAME[:OPTION=VALUE,...]",
@@ -125,7 +127,14 @@ _how_options = bundle(
 @_how_options
 @click.pass_context
 def classify(
-    context: click.Context, /, name: str, weights: str | None, options: tuple[str, ...], tuned: str | None, **words: Any
+    context: click.Context,
+    /,
+    name: str,
+    weights: str | None,
+    options: tuple[str, ...],
+    bit_range: tuple[int, int] | None,
+    tuned: str | None,
+    **words: Any,
 ) -> None:
     """Name the class of each image in a folder, from a few labelled images of each class.
 
@@ -155,7 +164,7 @@ def classify(
         with output.Progress("images", is_quiet=files.is_quiet, remark="; nothing was written") as progress:
             inputs = read_support_query(
                 sources,
-                lambda: _extractor(name, weights, options, device),
+                lambda: _extractor(name, weights, options, bit_range, device),
                 scratch,
                 progress=_reporter(progress),
             )
@@ -187,6 +196,7 @@ def _check_applicable(
         "name": of_images,
         "weights": of_images,
         "options": of_images,
+        "bit_range": of_images,
         "allow_seen_classes": (tuned is not None, "needs --tuned"),
     }
     refuse_unused(context, rules)
@@ -205,9 +215,11 @@ def _tuned(path: str, sources: SupportQuerySources, *, allow_seen_classes: bool)
     return tuned
 
 
-def _extractor(name: str, weights: str | None, options: tuple[str, ...], device: str) -> Extractor:
+def _extractor(
+    name: str, weights: str | None, options: tuple[str, ...], bit_range: tuple[int, int] | None, device: str
+) -> Extractor:
     recipe: dict[str, Any] = parse_options(split_name(name)[0], options)
-    return extractor(name, weights=weights, device=device, **recipe)
+    return extractor(name, weights=weights, device=device, bit_range=bit_range, **recipe)
 
 
 def _reporter(progress: output.Progress) -> Callable[[str, int, int, int], None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from fewshot.features.images.rgb import narrow_words
 from fewshot.features.support_query import SupportQuery
 from fewshot.few_shot_classifier.files import Report
 
@@ -34,6 +35,8 @@ def input_warnings(inputs: SupportQuery) -> list[str]:
         for side, left_out in inputs.left_out.items()
         if left_out.unread
     ]
+    if inputs.n_narrow:
+        found.append(narrow_words(inputs.n_narrow).format(bit_range="--bit-range LOW:HIGH"))
     if inputs.skipped:
         found.append(_named("could not be used", [image.reason for image in inputs.skipped]))
     if inputs.duplicates:

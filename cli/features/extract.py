@@ -18,6 +18,7 @@ from fewshot.features.extraction.loop import ExtractReport, RunFigures
 from fewshot.features.extraction.to_store import ENGINES, Extraction, ExtractSettings, extract_store
 from fewshot.features.families import extractor, parse_options, split_name
 from fewshot.features.frozen import PRECISIONS, Extractor
+from fewshot.features.images.rgb import NARROW, narrow_words
 from fewshot.features.runtimes.choice import AUTO, RUNTIMES
 from fewshot.features.store.layout import DTYPES
 from fewshot.features.support_query import DEFAULT_EXTRACTOR
@@ -27,6 +28,7 @@ from ..shared.options import (
     COUNT,
     FROM_0,
     argument_default,
+    bit_range_option,
     bundle,
     choice,
     device_option_with,
@@ -77,6 +79,7 @@ _what_options = bundle(
         "options",
         "An option of the extractor, such as readout=cls; repeatable; a+b is a list. fewshot extractors lists them.",
     ),
+    bit_range_option,
 )
 
 _how_options = bundle(
@@ -129,6 +132,7 @@ def extract(
     weights: str | None,
     layers: tuple[str, ...],
     options: tuple[str, ...],
+    bit_range: tuple[int, int] | None,
     precision: str,
     runtime: str,
     workers: int | None,
@@ -155,7 +159,7 @@ def extract(
     workers = default_n_workers() if workers is None else workers
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     with output.gathered_warnings() as noticed:
-        chosen = _options(name, options, layers)
+        chosen = _options(name, options, layers) | {"bit_range": bit_range}
         network = extractor(name, weights, precision=precision, device=place, runtime=runtime, **chosen)
         with _bar(is_quiet) as progress:
             extraction = extract_store(
@@ -232,6 +236,8 @@ def _warnings(extraction: Extraction) -> list[str]:
     warnings = []
     if extraction.left_out.unread:
         warnings.append(f"images of kinds that are not read are left out: {extraction.left_out.unread_words()}")
+    if NARROW in extraction.notes:
+        warnings.append(narrow_words(extraction.notes[NARROW]).format(bit_range="--bit-range LOW:HIGH"))
     if failures:
         codes = Counter(failure.code for failure in failures)
         counts = ", ".join(f"{count:,} {code}" for code, count in sorted(codes.items()))

@@ -31,6 +31,7 @@ __all__ = [
     "POSITIVE",
     "PoolFiles",
     "argument_default",
+    "bit_range_option",
     "bundle",
     "check_folder",
     "choice",
@@ -250,6 +251,25 @@ def labels_option(
 ) -> Decorator:
     """Return ``--labels``, a file in place of the features' own labels."""
     return click.option("--labels", metavar="FILE", help=text)
+
+
+def _bit_range(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(\d+):(\d+)", value)
+    low, high = (int(found[1]), int(found[2])) if found else (0, 0)
+    if not low < high <= 65535:
+        raise click.BadParameter(f"expected whole numbers LOW:HIGH from 0 to 65535, such as 0:4095, got {value!r}")
+    return low, high
+
+
+bit_range_option = click.option(
+    "--bit-range",
+    callback=_bit_range,
+    metavar="LOW:HIGH",
+    show_default="what a TIFF states, else 0:65535",
+    help="The darkest and the lightest value of 16-bit gray images, such as 0:4095 of a 12-bit camera.",
+)
 
 
 def pairs_option(option: str, name: str, text: str) -> Decorator:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from importlib.util import find_spec
 from typing import Any, NamedTuple
@@ -175,6 +176,7 @@ def extractor(
     precision: str = "float32",
     device: torch.device | str = "cpu",
     runtime: str = AUTO,
+    bit_range: tuple[int, int] | None = None,
     **options: Any,
 ) -> Extractor:
     """Build a frozen extractor.
@@ -191,6 +193,8 @@ def extractor(
         See `Extractor`.
     device
         Where to compute.
+    bit_range
+        The darkest and the lightest value of 16-bit gray images, see `Preprocess`; part of the key.
     **options
         Of the family, such as ``layers=("blocks.3", "blocks.6")``; see `extractor_options`.
 
@@ -213,14 +217,21 @@ def extractor(
     """
     if not isinstance(name, str):
         build = _builder("fewshot.features.backbones.custom:build_module")
-        built = build(name, **_checked_options(build, type(name).__name__, options))
+        built = _with_bit_range(build(name, **_checked_options(build, type(name).__name__, options)), bit_range)
         return Extractor(built, precision=precision, device=device, runtime=runtime)
     family, model = split_name(name)
     _check_installed(family)
     build = _builder(FAMILIES[family].builder)
-    built = build(model, weights, **_checked_options(build, family, options))
-    recipe = Recipe(name, weights, precision, options, runtime)
+    built = _with_bit_range(build(model, weights, **_checked_options(build, family, options)), bit_range)
+    words = options if bit_range is None else {**options, "bit_range": bit_range}
+    recipe = Recipe(name, weights, precision, words, runtime)
     return Extractor(built, precision=precision, device=device, recipe=recipe, runtime=runtime)
+
+
+def _with_bit_range(built: Built, bit_range: tuple[int, int] | None) -> Built:
+    if bit_range is None:
+        return built
+    return built._replace(preprocess=replace(built.preprocess, bit_range=bit_range))
 
 
 def split_name(name: str) -> tuple[str, str | None]:

@@ -185,6 +185,6 @@ def _features(
 def _input(preprocess: Preprocess, root: str, record: ImageRecord) -> Tensor | None:
     """Return the network's input of an image, None if it cannot be read."""
     try:
-        return preprocess.apply(decode(read_bytes(root, record)).image)
+        return preprocess.apply(decode(read_bytes(root, record), bit_range=preprocess.bit_range).image)
     except UnreadableImage:
         return None

@@ -93,7 +93,7 @@ class _Images(Dataset[DecodedBatch]):
         failures, notes = {}, {}
         for row, record in enumerate(self._records_of(batch.shard)[batch.start : batch.stop]):
             try:
-                decoded = decode(read_bytes(self._store.head.images_root, record))
+                decoded = decode(read_bytes(self._store.head.images_root, record), bit_range=self._preprocess.bit_range)
                 images[row] = self._preprocess.apply(decoded.image)
             except UnreadableImage as error:
                 failures[batch.start + row] = Failure(error.code, f"{record.id}: {error.text}")

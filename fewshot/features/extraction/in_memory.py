@@ -18,6 +18,7 @@ from fewshot.features.images.decode import UnreadableImage, decode
 from fewshot.features.images.left_out import warn_of_left_out
 from fewshot.features.images.listing import find_images, read_bytes
 from fewshot.features.images.preprocess import Preprocess
+from fewshot.features.images.rgb import FULL_RANGE, NARROW, BitRange, is_gray, stated_range, to_rgb, warn_of_narrow
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -104,16 +105,20 @@ def _prepared(item: Any, preprocess: Preprocess) -> Tensor:
     """Return an image as the network takes it, uint8."""
     if isinstance(item, tuple):
         root, record = item
-        return preprocess.apply(_decoded(record.id, read_bytes(root, record)))
+        return preprocess.apply(_decoded(record.id, read_bytes(root, record), preprocess.bit_range))
     if isinstance(item, (str, os.PathLike)):
-        return preprocess.apply(_decoded(os.fspath(item), os.fspath(item)))
+        return preprocess.apply(_decoded(os.fspath(item), os.fspath(item), preprocess.bit_range))
     if isinstance(item, (np.ndarray, Tensor)):
         return preprocess.apply_array(item)
+    if is_gray(item):  # which convert() would cut off at 255
+        return preprocess.apply(to_rgb(item, True, preprocess.bit_range or stated_range(item) or FULL_RANGE))
     return preprocess.apply(item.convert("RGB"))
 
 
-def _decoded(name: str, source: bytes | str) -> Image.Image:
+def _decoded(name: str, source: bytes | str, bit_range: BitRange | None) -> Image.Image:
     try:
-        return decode(source).image
+        image, notes = decode(source, bit_range=bit_range)
+        warn_of_narrow(notes.count(NARROW))
+        return image
     except UnreadableImage as error:
         raise UnreadableImage(error.code, f"{name}: {error.text}") from error

@@ -24,7 +24,8 @@ class _Worker:
     """An actor: one extractor, built once, and shards as they come."""
 
     def __init__(self, recipe: Recipe, path: str, device: str, batch_size: int, n_workers: int) -> None:
-        name, weights, precision, options, runtime = recipe
+        name, weights, precision, given, runtime = recipe
+        options: dict[str, Any] = dict(given)
         self._extractor = extractor(name, weights, precision=precision, device=device, runtime=runtime, **options)
         self._store = StoreFolder(path)
         self._batch_size, self._n_workers = batch_size, n_workers

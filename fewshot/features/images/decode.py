@@ -7,7 +7,17 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 from fewshot.features.images.kinds import HEAD_SIZE, has_heif, is_image_head, kind_of_head
-from fewshot.features.images.rgb import is_wide, mode_notes, to_rgb
+from fewshot.features.images.rgb import (
+    FULL_RANGE,
+    NARROW,
+    BitRange,
+    is_gray,
+    is_narrow,
+    is_wide,
+    mode_notes,
+    stated_range,
+    to_rgb,
+)
 from fewshot.features.images.unreadable import UnreadableImage, guarding_pil, reading
 
 if TYPE_CHECKING:
@@ -55,14 +65,19 @@ class Decoded(NamedTuple):
     notes: tuple[str, ...]
 
 
-def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Decoded:
+def decode(
+    source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS, bit_range: BitRange | None = None
+) -> Decoded:
     """Decode an AVIF, BMP, GIF, JPEG, PNG, PNM, TIFF or WebP image, recognised by its content, to upright 8-bit RGB.
 
     ==================== ==========================================================================================
     note                 treatment
     ==================== ==========================================================================================
     ``exif-orientation`` turned and mirrored as the EXIF or XMP tag asks
-    ``16-bit``           the high byte is kept: floor(v / 256), so 65535 becomes 255 and 257 v becomes v
+    ``16-bit``           the high byte is kept: floor(v / 256), so 65535 becomes 255 and 257 v becomes v; gray values
+                         of a range [a, b], given or stated by a TIFF: floor(256 (v - a) / (b - a + 1)) in 0 ... 255
+    ``16-bit-narrow``    nothing: no range was given or stated, and most of 0 ... 65535 is not used, so that the result
+                         is dark or flat
     ``1-bit``            0 and 255, the same in three channels
     ``grayscale``        the same in three channels
     ``palette``          looked up
@@ -84,6 +99,10 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     max_pixels
         More than this, width times height, is refused before anything is decoded, as is a side above 2^20, for which
         resizing would need gigabytes. Default: twice PIL's own `MAX_IMAGE_PIXELS`, past which PIL refuses by itself.
+    bit_range
+        The darkest and the lightest value of 16-bit gray images, such as (0, 4095). None: what a TIFF states in
+        BitsPerSample, MinSampleValue and MaxSampleValue, else (0, 65535). Of 16-bit colour the high byte is all that
+        there is: it is refused where a range is given.
 
     Raises
     ------
@@ -114,10 +133,13 @@ def decode(source: bytes | str | os.PathLike[str], *, max_pixels: int = MAX_PIXE
     with reading(source) as file, guarding_pil():
         image = _open(file, max_pixels)
         wide, orientation = is_wide(image), _orientation(image)
+        if bit_range is not None and wide and not is_gray(image):
+            raise UnreadableImage("unsupported", "a bit range was given, and of 16-bit colour only high bytes are read")
         image.load()
-        rgb = to_rgb(image, wide)
+        stated = bit_range or stated_range(image)
+        rgb = to_rgb(image, wide, stated or FULL_RANGE)
         upright = rgb if image.format == "TIFF" else _turned(rgb, orientation)  # loading has turned a TIFF
-        return Decoded(upright, tuple(_notes(image, orientation, wide)))
+        return Decoded(upright, tuple(_notes(image, orientation, wide, may_be_narrow=stated is None)))
 
 
 def _check_pil() -> None:
@@ -179,10 +201,12 @@ def _turned(image: Image.Image, orientation: int) -> Image.Image:
     return image if orientation == 1 else image.transpose(Image.Transpose[_TURNS[orientation]])
 
 
-def _notes(image: ImageFile.ImageFile, orientation: int, wide: bool) -> Iterator[str]:
+def _notes(image: ImageFile.ImageFile, orientation: int, wide: bool, *, may_be_narrow: bool) -> Iterator[str]:
     if orientation != 1:
         yield "exif-orientation"
     yield from mode_notes(image, wide)
+    if may_be_narrow and is_narrow(image):
+        yield NARROW
     if "icc_profile" in image.info:
         yield "icc-ignored"
     if _has_more_frames(image):

@@ -47,6 +47,9 @@ class Preprocess:
         ``bicubic`` or ``bilinear``, antialiased.
     mean, std
         Per channel, in units of the range [0, 1]: the input is (pixel / 255 - mean) / std.
+    bit_range
+        The darkest and the lightest value of 16-bit gray images, see `fewshot.features.images.decode.decode`; None for
+        what a file states, else all 16 bits.
 
     Raises
     ------
@@ -82,6 +85,7 @@ class Preprocess:
     interpolation: str = "bicubic"
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+    bit_range: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
         check_choice("resize", self.resize, RESIZES)
@@ -90,6 +94,7 @@ class Preprocess:
         object.__setattr__(self, "crop_fraction", _checked_fraction(self.crop_fraction))
         object.__setattr__(self, "mean", _checked_channels("mean", self.mean))
         object.__setattr__(self, "std", _checked_channels("std", self.std))
+        object.__setattr__(self, "bit_range", _checked_bit_range(self.bit_range))
         if min(self.std) <= 0:
             raise ValueError(f"std must be positive in every channel, got {self.std}")
         if self.resize == "adm" and (self.crop_fraction, self.interpolation) != (1.0, "bicubic"):
@@ -108,14 +113,14 @@ class Preprocess:
             If a field is missing or not known.
         """
         names = {field.name for field in fields(cls)}
-        if names != set(spec):
-            missing, unknown = sorted(names - set(spec)), sorted(set(spec) - names)
+        missing, unknown = sorted(names - set(spec) - {"bit_range"}), sorted(set(spec) - names)
+        if missing or unknown:
             raise ValueError(f"a spec must name every field of Preprocess, got missing {missing}, unknown {unknown}")
         return cls(**spec)
 
     def spec(self) -> dict[str, object]:
         """Return the fields as JSON values."""
-        return asdict(self)
+        return {name: value for name, value in asdict(self).items() if name != "bit_range" or value is not None}
 
     def apply(self, image: Image.Image) -> Tensor:
         """Resize and cut an RGB image of PIL to (height, width, 3) uint8.
@@ -176,6 +181,15 @@ def _checked_size(size: Sequence[int]) -> tuple[int, int]:
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be (height, width), each at least 1 pixel, got {tuple(size)}")
     return size[0], size[1]
+
+
+def _checked_bit_range(bit_range: Sequence[int] | None) -> tuple[int, int] | None:
+    if bit_range is None:
+        return None
+    values = tuple(bit_range)
+    if len(values) != 2 or not all(type(value) is int for value in values) or not 0 <= values[0] < values[1] <= 65535:
+        raise ValueError(f"bit_range must be two integers 0 <= low < high <= 65535, got {bit_range!r}")
+    return values[0], values[1]
 
 
 def _checked_fraction(crop_fraction: float) -> float:

@@ -18,8 +18,9 @@ from fewshot.features.images.kinds import is_image_file
 from fewshot.features.images.left_out import find_left_out
 from fewshot.features.images.listing import find_images, first_archive, read_bytes, walk_folder
 from fewshot.features.images.records import ImageRecord
+from fewshot.features.images.rgb import NARROW
 from fewshot.features.images.unreadable import UnreadableImage
-from fewshot.features.store.layout import Failure
+from fewshot.features.store.layout import Failure, StoreFolder
 from fewshot.features.store.reading import FeatureStore
 from fewshot.features.store.writing import check_space
 
@@ -27,6 +28,7 @@ __all__ = [
     "Repeats",
     "check_apart",
     "check_classes_left",
+    "count_narrow",
     "extract_folder",
     "find_repeats",
     "list_query",
@@ -238,6 +240,11 @@ def extract_folder(
     if not found.n:
         raise ValueError(f"{_none_read(f'in {path}', found.failures.values())}: are they images?")
     return found.load(), found.failures
+
+
+def count_narrow(store: StoreFolder) -> int:
+    """Return how many images of a store use a small part of 16 bits, see `fewshot.features.images.rgb.NARROW`."""
+    return sum(NARROW in notes for record in store.records() for notes in record.notes.values())
 
 
 def check_classes_left(records: Iterable[ImageRecord], pool: FeatureSet, failures: Mapping[str, Failure]) -> None:

@@ -16,11 +16,12 @@ from fewshot.features.frozen import Extractor
 from fewshot.features.images.left_out import LeftOut, find_left_out
 from fewshot.features.images.records import ImageRecord
 from fewshot.features.readers import load_features
-from fewshot.features.store.layout import Failure
+from fewshot.features.store.layout import Failure, StoreFolder
 from fewshot.features.support_query.images import (
     Repeats,
     check_apart,
     check_classes_left,
+    count_narrow,
     extract_folder,
     find_repeats,
     list_query,
@@ -115,6 +116,8 @@ class SupportQuery(NamedTuple):
     duplicates : list of DuplicateQuery
     left_out : mapping of str to LeftOut
         By side that is a folder: its files that are no images, or of kinds that are not read.
+    n_narrow : int
+        Images of 16 bits that use a small part of the range, where no ``bit_range`` was given.
     """
 
     support: FeatureSet
@@ -122,6 +125,7 @@ class SupportQuery(NamedTuple):
     skipped: list[SkippedImage]
     duplicates: list[DuplicateQuery]
     left_out: Mapping[str, LeftOut]
+    n_narrow: int
 
 
 def read_support_query(
@@ -169,6 +173,7 @@ class _Reader:
     ) -> None:
         self._sources, self._make, self._scratch, self._progress = sources, make_extractor, scratch, progress
         self._skipped: list[SkippedImage] = []
+        self._n_narrow = 0
         self._made: Extractor | None = None
 
     def read(self) -> SupportQuery:
@@ -182,7 +187,7 @@ class _Reader:
         shots = stored[0] or self._labelled_images(str(support), labelled, repeats)
         queries = stored[1] or self._extracted("query", str(query), len(asked))[0]
         across = _repeated_rows(shots, queries) if support is None or query is None else repeats.across
-        return SupportQuery(shots, queries, self._skipped, _duplicates(shots, across), self._left_out())
+        return SupportQuery(shots, queries, self._skipped, _duplicates(shots, across), self._left_out(), self._n_narrow)
 
     def _left_out(self) -> dict[str, LeftOut]:
         folders = {"support": self._sources.support, "query": self._sources.query}
@@ -221,6 +226,7 @@ class _Reader:
             self._scratch / side,
             lambda n_done, n_failed: self._progress(side, n_images, n_done, n_failed),
         )
+        self._n_narrow += count_narrow(StoreFolder(self._scratch / side))
         self._skipped += [SkippedImage(side, name, failure.code, failure.text) for name, failure in failures.items()]
         return pool, failures
 
