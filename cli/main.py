@@ -9,6 +9,7 @@ import click
 
 from .group import CommandGroup
 from .shared import output
+from .shared.memory import keep_freed_memory
 from .shared.signals import answering_signals
 
 __all__ = ["cli", "main"]
@@ -56,7 +57,8 @@ def main() -> None:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show λ shows a question mark
     with answering_signals():
-        cli(prog_name="fewshot")
+        keep_freed_memory()
+    cli(prog_name="fewshot")
 
 
 if __name__ == "__main__":
