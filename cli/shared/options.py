@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import platform
 import re
@@ -321,8 +322,8 @@ pool_options = bundle(
     ),
     labels_option(),
     classes_option(
-        "Classes to use, such as 0-24,30 or crow,wren: positions from 0 in the file's order, or names. Where every "
-        "name is a whole number, numbers are names."
+        "Classes to use, such as 0-24,30 or crow,wren, or @FILE with a name a line: positions from 0 in the file's "
+        "order, or names. Where every name is a whole number, numbers are names."
     ),
 )
 
@@ -378,12 +379,15 @@ def load_pool(features: str, labels: str | None, classes: str | None) -> Feature
 
 
 def class_positions(text: str, names: Sequence[str], *, option: str = "--classes") -> list[int]:
-    """Turn ``0-24,30`` or names, the value of an option, into positions in the list of classes.
+    """Turn ``0-24,30``, names or ``@FILE``, the value of an option, into positions in the list of classes.
+
+    Words are separated by commas; a name with commas is found by its parts, or given in double quotes. A file has a
+    name on each line.
 
     Raises
     ------
     click.UsageError
-        If a class is not known.
+        If a class is not known, or the file cannot be read.
 
     Examples
     --------
@@ -391,14 +395,47 @@ def class_positions(text: str, names: Sequence[str], *, option: str = "--classes
     [0, 1, 3]
     >>> class_positions("11-12", ["10", "11", "12"])
     [1, 2]
+    >>> class_positions('Parus major, 1758,"Parus, ater"', ["Parus major, 1758", "Parus, ater"])
+    [0, 1]
     """
     positions = _positions(names)
-    words = [word for part in text.split(",") for word in _spelled_out(part.strip(), positions)]
+    parts = _lines(text[1:], option) if text.startswith("@") else _parts(text, positions)
+    words = [word for part in parts for word in _spelled_out(part, positions)]
     unknown = next((word for word in words if word not in positions), None)
     if unknown is not None:
         known = f"{len(names)} classes, {names[0]!r} to {names[-1]!r}"
         raise click.UsageError(f"{option}: no class {unknown!r} among {known}{did_you_mean(unknown, names)}")
     return list(dict.fromkeys(positions[word] for word in words))
+
+
+def _parts(text: str, known: Iterable[str]) -> list[str]:
+    """Return the words between commas; neighbours that make up a known name are joined again, the longest first.
+
+    Examples
+    --------
+    >>> _parts('a, b,"c,d",e', ["a, b", "a", "b"])
+    ['a, b', 'c,d', 'e']
+    """
+    with_commas = {re.sub(r"\s*,\s*", ",", name): name for name in known}
+    words = [word.strip() for word in next(csv.reader([text], skipinitialspace=True), [])]
+    parts, start = list[str](), 0
+    while start < len(words):
+        stops = range(len(words), start, -1)
+        stop = next((stop for stop in stops if ",".join(words[start:stop]) in with_commas), start + 1)
+        word = ",".join(words[start:stop])
+        parts.append(with_commas.get(word, word))
+        start = stop
+    return parts
+
+
+def _lines(path: str, option: str) -> list[str]:
+    """Return the names of a file, one a line."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise click.UsageError(f"{option}: cannot read {path}: {reason}; give a text file with a name a line") from None
+    return [line.strip() for line in lines if line.strip()]
 
 
 def _positions(names: Sequence[str]) -> dict[str, int]:

@@ -255,6 +255,37 @@ def test_numbers_are_never_positions_where_they_are_names() -> None:
 # --- wrong words: exit 2 ---------------------------------------------------------------------------------------------
 
 
+TAXA = ["Parus major Linnaeus, 1758", "Parus ater Linnaeus, 1758", "Sitta europaea Linnaeus, 1758", "crow"]
+
+
+@pytest.mark.parametrize(
+    ("text", "positions"),
+    [
+        ("Parus major Linnaeus, 1758", [0]),
+        ("Parus major Linnaeus, 1758,Parus ater Linnaeus, 1758", [0, 1]),
+        ('"Sitta europaea Linnaeus, 1758", crow', [2, 3]),
+        ("crow,Parus ater Linnaeus,1758", [3, 1]),
+        ("0,Sitta europaea Linnaeus, 1758,3", [0, 2, 3]),
+    ],
+)
+def test_class_names_may_have_commas(text, positions):
+    assert class_positions(text, TAXA) == positions
+
+
+def test_classes_are_read_from_a_file(tmp_path):
+    path = tmp_path / "names.txt"
+    path.write_text("\ufeffcrow\n\nParus ater Linnaeus, 1758\n", encoding="utf-8")
+    assert class_positions(f"@{path}", TAXA) == [3, 1]
+    with pytest.raises(click.UsageError, match=r"^--classes: cannot read .*: No such file or directory; give a text"):
+        class_positions(f"@{tmp_path / 'none.txt'}", TAXA)
+
+
+def test_an_unknown_name_with_a_comma_is_named():
+    said = "no class 'Parus minor Linnaeus,1758' among .*did you mean 'Parus major"
+    with pytest.raises(click.UsageError, match=said):
+        class_positions('"Parus minor Linnaeus,1758"', TAXA)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
