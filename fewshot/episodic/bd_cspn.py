@@ -4,7 +4,7 @@ Two biases of a mean of few items are diminished: the one between support and qu
 the one inside a class, by averaging its support items with the queries that look like it.
 
     p_k  = mean of class k's support items                                 basic prototypes
-    ξ    = mean_k p_k - mean_n z_n;   z_n ← z_n + ξ                        shift
+    ξ    = mean_k p_k - mean_n z_n;   z_n ← z_n + ξ                        shift, of as many queries as ways or more
     k_n  = argmax_k cos(z_n, p_k)                                          pseudo-labels
     p'_k = Σ_x w_k(x) x,   w_k(x) ∝ exp( ε cos(x, p_k) )                   over support items and queries of class k
     answer: softmax_k ε cos(z_n, p'_k)
@@ -140,14 +140,20 @@ def rectify(
     return Rectified(support.combine(to_support) + query.combine(to_query), query)
 
 
-def _shift(basic: Tensor, query: UnitItems, episode: Episode) -> Tensor:
-    """Return ξ, shape (..., 1, n_features): mean of the real ways' prototypes minus mean of the real queries."""
+def _shift(basic: Tensor, query: UnitItems, episode: Episode) -> Tensor | None:
+    """Return ξ, shape (..., 1, n_features): mean of the real ways' prototypes minus mean of the real queries.
+
+    None, or 0 for an episode of a padded batch, where there are fewer queries than ways.
+    """
     if episode.query_mask is None:
+        if episode.n_queries < episode.n_way:
+            return None
         weights = torch.full_like(query.scale, 1 / episode.n_queries)
         return basic.mean(-2, keepdim=True) - query.combine(weights)
     is_real = episode.query_mask[..., None, :].to(basic.dtype)
-    of_support = basic.sum(-2, keepdim=True) / episode.way_mask.sum(-1)[..., None, None]
-    return of_support - query.combine(is_real / is_real.sum(-1, keepdim=True).clamp(min=1))
+    n_queries, n_way = is_real.sum(-1, keepdim=True), episode.way_mask.sum(-1)[..., None, None]
+    shift = basic.sum(-2, keepdim=True) / n_way - query.combine(is_real / n_queries.clamp(min=1))
+    return shift * (n_queries >= n_way)
 
 
 def _pseudo_members(cosines: Tensor, episode: Episode, n_confident: int) -> Tensor:
@@ -186,7 +192,9 @@ class BDCSPN:
     Notes
     -----
     The shift assumes that support and queries have the same classes in the same shares. Where they do not, it moves
-    the queries away from their prototypes.
+    the queries away from their prototypes. Fewer queries than ways cannot have the same shares: they are not shifted.
+    One query, shifted, would lie on the mean of the prototypes, whatever it is. Each class is still averaged with the
+    queries that look like it.
 
     What differs from public code, and why. [ATIM] averages its members without dividing by their weights and
     then measures Euclidean distances, so that a class of unsure members gets a short prototype: here the weights sum

@@ -14,6 +14,7 @@ from fewshot.episodic.laplacian_shot import LaplacianShot, nearest_neighbours
 from fewshot.episodic.nearest_prototype import NearestPrototype
 from fewshot.episodic.pt_map import PTMAP
 from fewshot.episodic.solvers.sinkhorn import estimate_shares, sinkhorn
+from fewshot.registry import build_method
 from tests.reference import bd_cspn_loops, laplacian_shot_loops, pt_map_loops
 from tests.strategies import episodes, make_episode, numpy_of, one_of, padded
 
@@ -409,3 +410,35 @@ def test_given_shares_may_differ_by_episode():
     whole = PTMAP(prior)(episode)
     for index in range(2):
         torch.testing.assert_close(whole[index], PTMAP(prior[index])(one_of(episode, index)), atol=1e-9, rtol=1e-9)
+
+
+# --- few queries -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["bd-cspn", "laplacian-shot"])
+@pytest.mark.parametrize("n_queries", [1, 2, 3])
+def test_fewer_queries_than_ways_are_answered_by_what_they_are(name, n_queries):
+    generator = torch.Generator().manual_seed(0)
+    means = 3 * torch.randn((4, 12), generator=generator, dtype=torch.float64)
+    support = means.repeat_interleave(3, 0) + torch.randn((12, 12), generator=generator, dtype=torch.float64)
+    labels = torch.arange(4).repeat_interleave(3)
+    wanted = torch.randint(0, 4, (20, n_queries), generator=generator)
+    query = means[wanted] + 0.1 * torch.randn((20, n_queries, 12), generator=generator, dtype=torch.float64)
+    episode = Episode(
+        support=support.expand(20, 12, 12), support_labels=labels.expand(20, 12), query=query,
+        class_ids=torch.arange(4).expand(20, 4),
+    )  # fmt: skip
+    assert torch.equal(build_method(name)(episode).argmax(-1), wanted)
+
+
+def test_in_a_padded_batch_each_episode_is_shifted_or_not_by_its_own_queries():
+    generator = torch.Generator().manual_seed(1)
+    support = torch.randn((6, 5), generator=generator, dtype=torch.float64)
+    query = torch.randn((4, 5), generator=generator, dtype=torch.float64)
+    labels, ids = torch.arange(3).repeat(2), torch.arange(3)
+    for n_queries in (2, 4):
+        alone = Episode(support=support, support_labels=labels, query=query[:n_queries], class_ids=ids)
+        mask = torch.arange(4) < n_queries
+        padded = Episode(support=support, support_labels=labels, query=query, class_ids=ids, query_mask=mask)
+        found = BDCSPN()(padded)[:n_queries]
+        torch.testing.assert_close(found, BDCSPN()(alone), rtol=1e-10, atol=1e-10)

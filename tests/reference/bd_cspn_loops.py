@@ -37,7 +37,8 @@ def rectified(support, support_labels, query, n_way, *, epsilon=10.0, n_confiden
     """Shifted queries and rectified prototypes of items that are as they should be (L2-normalised or not)."""
     basic = class_means(support, support_labels, n_way)
     # xi = mean of the prototypes - mean of the queries; z_n <- z_n + xi
-    xi = sum(basic) / n_way - sum(query) / len(query)
+    # (fewer queries than ways stay where they are)
+    xi = sum(basic) / n_way - sum(query) / len(query) if len(query) >= n_way else 0.0
     shifted = [z + xi for z in query]
     # pseudo-labels: the prototype of the largest cosine
     pseudo = [int(np.argmax([cosine(z, p) for p in basic])) for z in shifted]
