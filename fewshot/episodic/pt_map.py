@@ -47,7 +47,8 @@ class PTMAP:
     ----------
     prior : {"estimated", "balanced"} or Tensor (..., n_way)
         The classes' shares of the queries. ``balanced``, the published method, gives each class the same number: where
-        that is not so, it must be wrong on the excess. ``estimated``, ours, estimates the shares by EM, one step per
+        that is not so, it must be wrong on the excess; fewer queries than ways cannot be so, and their shares are
+        estimated. ``estimated``, ours, estimates the shares by EM, one step per
         plan. A tensor gives them, up to a factor.
     power : float
         β. Default 0.5, as in the authors' code; 1 leaves the features as they are.
@@ -119,13 +120,15 @@ class PTMAP:
     def transport(self, episode: Episode) -> Transport:
         """Return the last transport plan, and whether it has converged."""
         shares = self._shares(episode)
-        products = _products(episode, self.power, None if self._is_estimated else shares)
+        is_estimated = self._is_estimated(episode)
+        products = _products(episode, self.power, shares, is_estimated)
         of_sum, of_query = products.counts.reciprocal(), torch.zeros_like(products.cross)  # a_k, b_kn
         found = None
         for step in range(self.n_steps + 1):
             scores = self.cost_scale * _minus_squared_distances(products, of_sum, of_query)
-            if self._is_estimated:
-                shares = estimate_shares(scores, shares, item_mask=episode.query_mask, floor=_SHARE_FLOOR)
+            if is_estimated is not False:
+                estimate = estimate_shares(scores, shares, item_mask=episode.query_mask, floor=_SHARE_FLOOR)
+                shares = _chosen(is_estimated, estimate, shares)
             v = None if found is None else found.potentials
             found = sinkhorn(scores, shares, item_mask=episode.query_mask, potentials=v, tolerance=self.tolerance)
             if step < self.n_steps:
@@ -145,9 +148,13 @@ class PTMAP:
             f"{self.n_steps} steps of {self.step_size:g}"
         )
 
-    @property
-    def _is_estimated(self) -> bool:
-        return isinstance(self.prior, str) and self.prior == "estimated"
+    def _is_estimated(self, episode: Episode) -> Tensor | bool:
+        """Whether shares are estimated: of all, or, shape (..., 1), of fewer queries than ways, never balanced."""
+        if isinstance(self.prior, Tensor) or self.prior == "estimated":
+            return not isinstance(self.prior, Tensor)
+        if episode.query_mask is None:
+            return episode.n_queries < episode.n_way
+        return episode.query_mask.sum(-1, keepdim=True) < episode.way_mask.sum(-1, keepdim=True)
 
     def _shares(self, episode: Episode) -> Tensor:
         """Return the shares to start from, shape (..., n_way); 0 for an absent way."""
@@ -155,6 +162,13 @@ class PTMAP:
         if isinstance(self.prior, Tensor):
             shares = shares * _checked(self.prior, episode).to(shares)
         return _normalized(shares)
+
+
+def _chosen(is_first: Tensor | bool, first: Tensor, second: Tensor) -> Tensor:
+    """Choose between two tensors, episode by episode."""
+    if isinstance(is_first, bool):
+        return first if is_first else second
+    return torch.where(is_first, first, second)
 
 
 def _normalized(shares: Tensor) -> Tensor:
@@ -179,8 +193,8 @@ def _minus_squared_distances(products: _Products, of_sum: Tensor, of_query: Tens
     return (2 * inner - squared_norms[..., None]).mT
 
 
-def _products(episode: Episode, power: float, shares: Tensor | None) -> _Products:
-    """Transform the features; ``shares`` are the queries' shares of the classes, None if they are to be found."""
+def _products(episode: Episode, power: float, shares: Tensor, is_estimated: Tensor | bool) -> _Products:
+    """Transform the features; ``shares`` are the queries' shares of the classes, where they are not estimated."""
     support, support_scale = _powered(episode.support, power)
     query, query_scale = _powered(episode.query, power)
     is_member = one_hot(episode.support_labels, episode.n_way, support.dtype).mT
@@ -188,9 +202,11 @@ def _products(episode: Episode, power: float, shares: Tensor | None) -> _Product
     means = (is_member / counts[..., None] * support_scale.mT) @ support
     even = _normalized(episode.way_mask.to(means))
     center = query_center = even[..., None, :] @ means
-    if shares is not None:
+    if is_estimated is not True:
         query_mean = (item_weights(query, episode.query_mask) * query_scale).mT @ query
-        query_center = query_mean - (shares - even)[..., None, :] @ means
+        of_shares = query_mean - (shares - even)[..., None, :] @ means
+        of_episode = is_estimated if isinstance(is_estimated, bool) else is_estimated[..., None]
+        query_center = _chosen(of_episode, center, of_shares)
     support, support_scale = _centered(support, support_scale, center)
     query, query_scale = _centered(query, query_scale, query_center)
     sums = (is_member * support_scale.mT) @ support

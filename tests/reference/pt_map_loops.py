@@ -48,7 +48,8 @@ def transformed(support, support_labels, query, n_way, *, power, query_shares):
 
 def pt_map(support, support_labels, query, n_way, *, prior="balanced", power=0.5, cost=10.0, alpha=0.2, n_steps=20):
     """Probabilities (n_q, n_way); prior is "balanced", "estimated" or the shares themselves."""
-    is_estimated = isinstance(prior, str) and prior == "estimated"
+    # fewer queries than ways are never balanced
+    is_estimated = isinstance(prior, str) and (prior == "estimated" or len(query) < n_way)
     shares = np.full(n_way, 1 / n_way) if isinstance(prior, str) else np.asarray(prior, dtype=float) / np.sum(prior)
     support, query = transformed(
         support, support_labels, query, n_way, power=power, query_shares=None if is_estimated else shares
