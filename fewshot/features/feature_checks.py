@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import reprlib
 from collections import Counter
-from collections.abc import Hashable, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,11 +25,13 @@ __all__ = [
     "label_values",
     "number_classes",
     "row_index",
+    "text_labels",
 ]
 
 ArrayLike: TypeAlias = Tensor | npt.ArrayLike
 LabelsLike: TypeAlias = Tensor | npt.NDArray[np.generic] | Sequence[Hashable]
 _UNLABELLED = -1
+_MISSING_TEXTS = ("", "-1", b"", b"-1")
 
 
 def checked_features(features: Tensor) -> Tensor:
@@ -98,17 +100,48 @@ def feature_tensor(features: ArrayLike) -> Tensor:
 
 
 def label_values(labels: LabelsLike) -> list[Hashable]:
-    """Return labels as a list of Python values, none of them missing."""
+    r"""Return labels as a list of Python values: bytes as text, a missing label as -1.
+
+    Missing are None, NaN, the NA of pandas, an empty text, -1 and "-1". A name such as "NA" or "None" is a name.
+
+    Examples
+    --------
+    >>> label_values(["crow", None, b"m\xc3\xa9sange", "", "-1", "NA", float("nan")])
+    ['crow', -1, 'mésange', -1, -1, 'NA', -1]
+    """
     if isinstance(labels, (Tensor, np.ndarray)) and labels.ndim != 1:
         raise ValueError(f"labels must have shape (n,), got {tuple(labels.shape)}")
     values = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else list(labels)
-    missing = [row for row, value in enumerate(values) if value is None or value != value]
-    if missing:
+    return [_UNLABELLED if _is_missing(value) else _decoded(value, row) for row, value in enumerate(values)]
+
+
+def text_labels(texts: Iterable[str]) -> list[Hashable]:
+    """Return labels that are written as text, such as in a CSV file: names as they are written, -1 for a missing one.
+
+    Examples
+    --------
+    >>> text_labels(["007", "7 ", "", "-1", "1e5", "NA"])
+    ['007', '7', -1, -1, '1e5', 'NA']
+    """
+    return label_values([text.strip() for text in texts])
+
+
+def _is_missing(value: Hashable) -> bool:
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    return (isinstance(value, str | bytes) and value in _MISSING_TEXTS) or bool(value != value)
+
+
+def _decoded(value: Hashable, row: int) -> Hashable:
+    if not isinstance(value, bytes):
+        return value
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
         raise ValueError(
-            f"labels has {len(missing)} missing entries (None or NaN), the first in row {missing[0]}: "
-            "fill them in or leave these rows out"
-        )
-    return values
+            f"the label in row {row} is bytes that are no UTF-8 text, {value[:40]!r}: decode labels by their own "
+            "encoding, such as latin-1, before"
+        ) from None
 
 
 def number_classes(values: list[Hashable], class_names: Sequence[str] | None) -> tuple[list[int], tuple[str, ...]]:
@@ -117,6 +150,8 @@ def number_classes(values: list[Hashable], class_names: Sequence[str] | None) ->
     Without ``class_names`` the classes are the distinct labels in sorted order. With them, labels that are all integers
     are positions in the list, and other labels are names out of it.
     """
+    if class_names is not None:
+        class_names = [str(_decoded(name, position)) for position, name in enumerate(class_names)]
     if class_names is None:
         classes = _sorted_classes(values)
         return _class_ids(values, classes), tuple(str(label) for label in classes)
@@ -136,9 +171,16 @@ def _class_ids(values: list[Hashable], classes: Sequence[Hashable]) -> list[int]
 
 def _sorted_classes(values: list[Hashable]) -> list[Hashable]:
     try:
-        return sorted(set(values) - {_UNLABELLED})  # type: ignore[type-var]
+        return sorted(set(values) - {_UNLABELLED}, key=_sorting_key(values))  # type: ignore[type-var, arg-type]
     except TypeError as error:
         raise TypeError(f"labels must be of one kind, hashable and sortable ({error})") from error
+
+
+def _sorting_key(values: list[Hashable]) -> Callable[[Any], Any] | None:
+    """Sort names that are all whole numbers by number, "2" before "10"; anything else as Python does."""
+    names = [value for value in values if value != _UNLABELLED]
+    are_numbers = bool(names) and all(isinstance(name, str) and name.isascii() and name.isdecimal() for name in names)
+    return (lambda name: (int(name), name)) if are_numbers else None
 
 
 def row_index(mask_or_index: Tensor | npt.NDArray[np.generic] | Sequence[int], n: int) -> Tensor:

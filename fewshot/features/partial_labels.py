@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import posixpath
-import re
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+from fewshot.features.feature_checks import text_labels
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.readers import load_features
 
@@ -72,7 +72,7 @@ def read_partial_labels(path: str, ids: Sequence[str] | None, n_rows: int) -> li
     Returns
     -------
     list
-        One label a row: integers if all are, else names.
+        One label a row: the names as they are written, -1 for a row without one.
 
     Raises
     ------
@@ -91,10 +91,10 @@ def read_partial_labels(path: str, ids: Sequence[str] | None, n_rows: int) -> li
     table = _read_lines(path) if Path(path).suffix.lower() == ".txt" else _read_csv(path)
     if table.files is not None and ids is not None:
         named = _by_id(path, table.files, table.labels, ids)
-        return _numbers_if_all([named.get(row_id, "") for row_id in ids])
+        return text_labels(named.get(row_id, "") for row_id in ids)
     if len(table.labels) != n_rows:
         raise ValueError(f"{path} has {len(table.labels):,} labels, and there are {n_rows:,} rows: give one a row")
-    return _numbers_if_all(table.labels)
+    return text_labels(table.labels)
 
 
 def _read_lines(path: str) -> _Table:
@@ -142,10 +142,3 @@ def _check_ids(path: str, found: dict[str, str], ids: Sequence[str]) -> None:
     if strange:
         lines = f"{len(strange):,} line{'' if len(strange) == 1 else 's'}"
         warnings.warn(f"{path} has {lines} of no row of the features, such as {strange[0]!r}", stacklevel=4)
-
-
-def _numbers_if_all(texts: Sequence[str]) -> list[Hashable]:
-    names = [text.strip() for text in texts]
-    if all(re.fullmatch(r"-?\d+", name) for name in names if name):
-        return [int(name) if name else -1 for name in names]
-    return [-1 if name in ("", "-1") else name for name in names]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import re
 import zlib
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor
 
 from fewshot.checks import check_choice
+from fewshot.features.feature_checks import text_labels
 from fewshot.features.feature_set import FeatureSet, LabelsLike
 from fewshot.features.tables import find_label_column, label_column, table_features
 from fewshot.storage import load_tensors
@@ -245,19 +245,29 @@ def _plain_arrays() -> Iterator[None]:
 
 
 def _read_csv(path: Path) -> _Contents:
-    contents = _read_table(path, "read_csv")
+    contents = _read_table(path, _csv_table)
     return contents._replace(features=np.asarray(contents.features, dtype=np.float32))
 
 
 def _read_parquet(path: Path) -> _Contents:
-    return _read_table(path, "read_parquet")
+    return _read_table(path, lambda pandas, path: pandas.read_parquet(path))
 
 
-def _read_table(path: Path, read: str) -> _Contents:
+def _csv_table(pandas: Any, path: Path) -> pd.DataFrame:
+    """Read a CSV file, its labels as they are written."""
+    table: pd.DataFrame = pandas.read_csv(path)
+    column = find_label_column(map(str, table.columns))
+    if column is not None:
+        texts = pandas.read_csv(path, usecols=[column], dtype=str, keep_default_na=False)[column]
+        table[column] = texts.str.strip().to_numpy()
+    return table
+
+
+def _read_table(path: Path, read: Callable[[Any, Path], pd.DataFrame]) -> _Contents:
     try:
         import pandas
 
-        table: pd.DataFrame = getattr(pandas, read)(path).rename(columns=str)
+        table = read(pandas, path).rename(columns=str)
     except ImportError as error:
         raise ImportError(f'{path}: tables are read by pandas: pip install "fewshot[tables]"') from error
     if table.empty:
@@ -270,22 +280,14 @@ def _read_table(path: Path, read: str) -> _Contents:
 
 
 def _read_label_lines(path: Path) -> list[Hashable]:
-    return _parse_labels(path.read_text(encoding="utf-8-sig").splitlines())
+    return text_labels(path.read_text(encoding="utf-8-sig").splitlines())
 
 
 def _read_label_table(path: Path) -> list[Hashable]:
     with path.open(encoding="utf-8-sig", newline="") as file:
         rows = csv.DictReader(file)
         column = label_column(rows.fieldnames or [])
-        return _parse_labels([row[column] or "" for row in rows])
-
-
-def _parse_labels(texts: list[str]) -> list[Hashable]:
-    """Read integers if all are, else names; an empty text is a missing label."""
-    names = [text.strip() for text in texts]
-    if all(re.fullmatch(r"-?\d+", name) for name in names):
-        return [int(name) for name in names]
-    return [name or None for name in names]
+        return text_labels(row[column] or "" for row in rows)
 
 
 _BUNDLED: Mapping[str, Callable[[], _Contents]] = {"digits": _read_digits}

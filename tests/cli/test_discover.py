@@ -244,10 +244,10 @@ def test_a_table_can_name_the_labelled_images_alone(tmp_path: Path, labelled: Pa
 @pytest.mark.parametrize(
     ("name", "text", "expected"),
     [
-        ("a.txt", "3\n-1\n\n5\n", [3, -1, -1, 5]),
+        ("a.txt", "3\n-1\n\n05\n", ["3", -1, -1, "05"]),
         ("a.txt", "crow\n-1\n\n 7 \n", ["crow", -1, -1, "7"]),
         ("a.csv", 'label\ncrow\n""\n-1\n2\n', ["crow", -1, -1, "2"]),
-        ("a.csv", "class,file\n1,d\n2,b\n", [-1, 2, -1, 1]),
+        ("a.csv", "class,file\n1,d\n2,b\n", [-1, "2", -1, "1"]),
     ],
 )
 def test_labels_may_be_missing(tmp_path: Path, name: str, text: str, expected: list[object]) -> None:

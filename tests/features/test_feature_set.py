@@ -311,10 +311,10 @@ def test_arrays_keep_their_floating_dtype():
     [
         (
             ROWS,
-            ["crow", None, "owl", float("nan"), "owl", "owl", "owl"],
+            [b"crow", b"\xe9", *["owl"] * 5],
             None,
             ValueError,
-            "labels has 2 missing entries (None or NaN), the first in row 1",
+            "the label in row 1 is bytes that are no UTF-8 text",
         ),
         (ROWS, np.array(LABELS)[:, None], None, ValueError, "labels must have shape (n,), got (7, 1)"),
         (ROWS, ["emu", *words()[1:]], NAMES, ValueError, "label 'emu' is not one of the 3 class_names"),
@@ -502,12 +502,6 @@ OBJECTS = np.array([Bomb(), None])
         (
             "a.csv",
             write_bytes,
-            b"f0,label\n1,a\n2,\n3,a\n4,",
-            ": labels has 2 missing entries (None or NaN), the first in row 1",
-        ),
-        (
-            "a.csv",
-            write_bytes,
             b"v,label\n[1 2],a\n[1 2 3],a\n[1],a",
             ": the vectors in column 'v' differ in length: from 1 to 3",
         ),
@@ -553,14 +547,50 @@ def test_integer_labels_of_a_table_sort_by_value(tmp_path):
     assert_is_pool(load_features(path), torch.tensor([[1.0], [2.0], [3.0]]), [1, 0, 1], ("9", "10"))
 
 
-def test_missing_labels_of_a_nullable_column_are_counted(tmp_path):
+@pytest.mark.parametrize(
+    "labels",
+    [
+        ["crow", None, "owl", float("nan"), "", "-1", -1],
+        np.array(["crow", "", "owl", "-1", "", "-1", ""]),
+        np.array([b"crow", b"", b"owl", b"-1", b"", b"-1", b""]),
+    ],
+    ids=["list", "text", "bytes"],
+)
+def test_a_missing_label_is_an_unlabelled_row(labels):
+    pool = FeatureSet.from_arrays(ROWS, labels)
+    assert pool.class_names == ("crow", "owl")
+    assert pool.labels.tolist() == [0, -1, 1, -1, -1, -1, -1]
+
+
+def test_missing_labels_of_tables_are_unlabelled_rows(tmp_path):
     pandas = pytest.importorskip("pandas")
-    labels = pandas.array([1, None, 2], dtype="Int64")
-    path = in_folder(tmp_path, "a.parquet", write_frame, {"f0": [0.5, 1.0, 1.5], "label": labels})
-    with pytest.raises(
-        ValueError, match=re.escape(f"{path}: labels has 1 missing entries (None or NaN), the first in")
+    for number, (labels, names) in enumerate(
+        [(pandas.array([1, None, 2], dtype="Int64"), ("1", "2")), (["a", None, "NA"], ("NA", "a"))]
     ):
-        load_features(path)
+        frame = {"f0": [0.5, 1.0, 1.5], "label": labels}
+        pool = load_features(in_folder(tmp_path, f"{number}.parquet", write_frame, frame))
+        assert pool.class_names == names
+        assert pool.labels.tolist().count(-1) == 1
+        assert pool.labels[1] == -1
+
+
+def test_what_stands_in_a_csv_file_stays_as_it_is_written(tmp_path):
+    pytest.importorskip("pandas")
+    texts = ["007", "7", "TRUE", "1e5", "NA", "None", "2026-12-01", "", "-1", "1.0"]
+    rows = "".join(f"{row}.5,{text}\n" for row, text in enumerate(texts))
+    (tmp_path / "a.csv").write_text(f"f0,label\n{rows}")
+    (tmp_path / "labels.csv").write_text("label\n" + "".join(f'"{text}"\n' for text in texts))
+    (tmp_path / "labels.txt").write_text("\n".join(texts))
+    np.save(tmp_path / "x.npy", np.arange(10.0)[:, None])
+    wanted = [text if text not in ("", "-1") else None for text in texts]
+    for path, labels in (("a.csv", None), ("x.npy", "labels.csv"), ("x.npy", "labels.txt")):
+        pool = load_features(tmp_path / path, labels=None if labels is None else tmp_path / labels)
+        assert [pool.class_names[label] if label >= 0 else None for label in pool.labels] == wanted
+
+
+def test_names_that_are_numbers_are_in_the_order_of_the_numbers():
+    pool = FeatureSet.from_arrays(ROWS, ["10", "9", "2", "010", "2", "2", "9"])
+    assert pool.class_names == ("2", "9", "010", "10")
 
 
 def test_an_unknown_split_gets_the_known_ones(splits):
