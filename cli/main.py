@@ -56,9 +56,9 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show λ shows a question mark
+    keep_freed_memory()
     with answering_signals():
-        keep_freed_memory()
-    cli(prog_name="fewshot")
+        cli(prog_name="fewshot")
 
 
 if __name__ == "__main__":

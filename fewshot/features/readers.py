@@ -220,7 +220,8 @@ def _read_npz(path: Path) -> _Contents:
     split, names = arrays.get("split"), arrays.get("split_names")
     if split is None or names is None:
         return contents
-    return contents._replace(splits={str(name): np.equal(split, position) for position, name in enumerate(names)})
+    texts = (name.decode("utf-8") if isinstance(name, bytes) else str(name) for name in names.tolist())
+    return contents._replace(splits={name: np.equal(split, position) for position, name in enumerate(texts)})
 
 
 def _read_npy(path: Path) -> _Contents:

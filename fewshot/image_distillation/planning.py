@@ -14,7 +14,6 @@ from fewshot.distillation.backbone import Tokens
 from fewshot.distillation.memory import check_capacity
 from fewshot.distillation.mugs import MugsSettings
 from fewshot.distributed import rank, world_size
-from fewshot.features.images.left_out import warn_of_left_out
 from fewshot.features.images.listing import ImageList, list_images
 from fewshot.features.images.pixels import measure_pixels
 from fewshot.image_distillation.backbones import BackboneBuilt, build_backbone
@@ -105,8 +104,6 @@ def plan(images: PathLike, settings: DistillSettings | None = None, *, evaluate:
     """
     settings = (DistillSettings() if settings is None else settings).resolved()
     listed = list_images(images, "none" if evaluate is not None or _is_table(settings.labels) else settings.labels)
-    if isinstance(images, (str, os.PathLike)):
-        warn_of_left_out(images)
     steps_per_epoch = _steps_per_epoch(len(listed.records), settings.batch_size)
     built = _built(listed, settings)
     patch = _patch_side(built)
