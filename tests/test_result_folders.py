@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from fewshot import result_folders
-from fewshot.result_folders import check_out, filling_folder, settle
+from fewshot.storage import result_folders
+from fewshot.storage.result_folders import check_out, filling_folder, settle
 
 NAMES = ("summary.json", "a.csv", "b.html")
 
@@ -100,7 +100,7 @@ def test_an_interrupt_between_two_files_waits_for_the_others(tmp_path: Path, mon
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from fewshot import result_folders
+from fewshot.storage import result_folders
 replace, calls = os.replace, []
 def counted(source, target):
     if len(calls) == int(sys.argv[2]):
@@ -142,7 +142,7 @@ def test_the_check_before_the_work_sees_a_finished_result(tmp_path: Path) -> Non
 
 HOLDING = """
 import sys, time
-from fewshot.result_folders import filling_folder
+from fewshot.storage.result_folders import filling_folder
 with filling_folder(sys.argv[1]) as temporary:
     print("holds", flush=True)
     time.sleep(1)

@@ -21,7 +21,6 @@ from hypothesis.extra import numpy as hnp
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from fewshot import storage
 from fewshot.storage import DiskFullError, check_free, load_tensors, replacing, save_tensors, write_text_atomic
 
 posix_only = pytest.mark.skipif(os.name == "nt", reason="permissions and signals are POSIX's")
@@ -82,7 +81,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, 
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr(f"fewshot.storage.{failing}", fail)
+    monkeypatch.setattr(f"fewshot.storage.tensors.{failing}", fail)
     with pytest.raises(type(error)):
         save_tensors(path, {"x": torch.zeros(3)}, kind="demo", metadata={})
     assert path.read_bytes() == before
@@ -94,11 +93,11 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "a.safetensors"
     save_tensors(path, {"x": torch.ones(2)}, kind="demo", metadata={})
     script = (
-        "import os, signal, sys, torch; from fewshot import storage\n"
+        "import os, signal, sys, torch; from fewshot.storage import tensors as storage\n"
         "storage.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage.save_tensors(sys.argv[1], {'x': torch.zeros(3)}, kind='demo', metadata={})"
     )
-    killed = subprocess.run([sys.executable, "-c", script, path], cwd=Path(storage.__file__).parents[1], timeout=120)
+    killed = subprocess.run([sys.executable, "-c", script, path], cwd=Path(__file__).parents[1], timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert torch.equal(load_tensors(path, kind="demo")[0]["x"], torch.ones(2))
 
@@ -116,8 +115,8 @@ def test_the_file_is_on_disk_before_its_name_changes_and_the_folder_after(tmp_pa
         events.append("replace")
         replace(*paths)
 
-    monkeypatch.setattr("fewshot.storage.os.fsync", spy_fsync)
-    monkeypatch.setattr("fewshot.storage.os.replace", spy_replace)
+    monkeypatch.setattr("fewshot.storage.tensors.os.fsync", spy_fsync)
+    monkeypatch.setattr("fewshot.storage.tensors.os.replace", spy_replace)
     write_text_atomic(tmp_path / "a.txt", "x")
     assert events == ["fsync file", "replace", "fsync folder"]
 

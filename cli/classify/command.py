@@ -22,8 +22,8 @@ from fewshot.features.support_query import (
 from fewshot.few_shot_classifier.classification import UNKNOWN, ClassifySettings
 from fewshot.few_shot_classifier.classification import classify as classify_queries
 from fewshot.few_shot_classifier.files import KIND, PREDICTIONS, Report, classification_summary, predictions_csv
-from fewshot.result_folders import SUMMARY, check_out, filling_folder, write_texts
-from fewshot.scratch import scratch_folder
+from fewshot.storage.result_folders import SUMMARY, check_out, filling_folder, write_texts
+from fewshot.storage.scratch import scratch_folder
 from fewshot.tuning.files import tuned_method
 
 from ..shared import output

@@ -26,7 +26,7 @@ from fewshot.features.images.folders import check_export, export_folders
 from fewshot.features.images.pictures import image_files
 from fewshot.features.partial_labels import load_partly_labelled
 from fewshot.registry.discovery import DISCOVERY_METHODS
-from fewshot.result_folders import SUMMARY, check_out, filling_folder, write_texts
+from fewshot.storage.result_folders import SUMMARY, check_out, filling_folder, write_texts
 
 from ..shared import output
 from ..shared.options import (

@@ -13,8 +13,8 @@ from rich.console import RenderableType
 from fewshot.features import load_features
 from fewshot.incremental_models import UNKNOWN, Predictions, PredictSettings
 from fewshot.incremental_models import predict as predict_rows
-from fewshot.result_folders import csv_text
 from fewshot.storage import write_text_atomic
+from fewshot.storage.result_folders import csv_text
 
 from ..shared import output
 from ..shared.options import (

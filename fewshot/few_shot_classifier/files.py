@@ -10,7 +10,7 @@ from fewshot.evaluation.fitted_methods import FittedMethod
 from fewshot.features.images.pictures import name_of
 from fewshot.features.support_query import SupportQuery
 from fewshot.few_shot_classifier.classification import UNKNOWN, AnsweredClass, Classification, ClassifySettings
-from fewshot.result_folders import csv_text
+from fewshot.storage.result_folders import csv_text
 
 __all__ = [
     "FORMAT_VERSION",

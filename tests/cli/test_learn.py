@@ -199,7 +199,7 @@ def test_a_failed_write_leaves_the_old_model(tmp_path: Path, model: Path, monkey
         raise OSError("no space left on device")
 
     before, files = model.read_bytes(), sorted(tmp_path.iterdir())
-    monkeypatch.setattr("fewshot.storage.os.replace", full)
+    monkeypatch.setattr("fewshot.storage.tensors.os.replace", full)
     words = ("learn", "--model", model, "--features", tmp_path / "base.safetensors")
     assert fails(1, *words) == "Error: no space left on device"
     assert fails(1, "forget", "--model", model, "--class", "owl") == "Error: no space left on device"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fewshot.scratch import scratch_folder
+from fewshot.storage.scratch import scratch_folder
 
 ROOT = Path(__file__).parents[2]
 # A command that works in a scratch folder until it is ended; a second signal comes while it cleans up.
@@ -19,7 +19,7 @@ COMMAND = """
 import os, shutil, signal, sys, time
 import click
 from fewshot.cli import group, main
-from fewshot import scratch
+from fewshot.storage import scratch
 from fewshot.cli.shared import output
 
 own = shutil.rmtree

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fewshot.evaluation.discovery.experiment import DiscoveryResult
 from fewshot.features import FeatureSet
-from fewshot.result_folders import SUMMARY, csv_text, settle
+from fewshot.storage.result_folders import SUMMARY, csv_text, settle
 
 __all__ = [
     "ASSIGNMENTS",

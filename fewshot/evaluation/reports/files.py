@@ -11,7 +11,7 @@ from fewshot.evaluation.reports.figure import check_drawing, figure_svg
 from fewshot.evaluation.reports.panels import panels
 from fewshot.evaluation.reports.records import Record
 from fewshot.evaluation.reports.text import csv_table, latex_tables, markdown_tables
-from fewshot.result_folders import filling_folder, write_texts
+from fewshot.storage.result_folders import filling_folder, write_texts
 
 __all__ = ["FORMATS", "check_report", "write_report"]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fewshot.checks import SettingError
 from fewshot.features.images.pictures import ImageFiles
-from fewshot.result_folders import checked_place, filling_folder, visible_names
+from fewshot.storage.result_folders import checked_place, filling_folder, visible_names
 
 __all__ = ["check_export", "export_folders", "safe_names"]
 

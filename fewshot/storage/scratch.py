@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from fewshot.storage import DiskFullError, is_left_over, process_mark, space_error
+from fewshot.storage.tensors import DiskFullError, is_left_over, process_mark, space_error
 
 __all__ = ["scratch_folder"]
 

@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from fewshot.checks import SettingError
-from fewshot.storage import check_free, write_text_atomic
+from fewshot.storage.tensors import check_free, write_text_atomic
 
 __all__ = [
     "SUMMARY",
