@@ -396,7 +396,7 @@ _KILLER = """
 import contextlib, os, random, signal, sys, time
 from pathlib import Path
 from fewshot.cli.main import cli
-from fewshot import storage
+from fewshot.storage import tensors as storage
 from fewshot.models import load_classifier
 
 model, base, more = map(Path, sys.argv[1:])

@@ -97,7 +97,7 @@ def test_a_killed_write_leaves_the_old_file(tmp_path):
         "storage.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)\n"
         "storage.save_tensors(sys.argv[1], {'x': torch.zeros(3)}, kind='demo', metadata={})"
     )
-    killed = subprocess.run([sys.executable, "-c", script, path], cwd=Path(__file__).parents[1], timeout=120)
+    killed = subprocess.run([sys.executable, "-c", script, path], cwd=Path(__file__).parents[2], timeout=120)
     assert killed.returncode == -signal.SIGKILL
     assert torch.equal(load_tensors(path, kind="demo")[0]["x"], torch.ones(2))
 
