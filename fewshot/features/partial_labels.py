@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import posixpath
 import warnings
 from collections.abc import Hashable, Sequence
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import NamedTuple
 
 from fewshot.features.feature_checks import text_labels
 from fewshot.features.feature_set import FeatureSet
 from fewshot.features.readers import load_features
+from fewshot.features.text_files import read_text, table_lines
 
 __all__ = ["load_partly_labelled", "read_partial_labels"]
 
@@ -98,14 +99,14 @@ def read_partial_labels(path: str, ids: Sequence[str] | None, n_rows: int) -> li
 
 
 def _read_lines(path: str) -> _Table:
-    return _Table(None, Path(path).read_text(encoding="utf-8-sig").splitlines())
+    return _Table(None, read_text(path).splitlines())
 
 
 def _read_csv(path: str) -> _Table:
-    with Path(path).open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        header = {name.strip().lower(): name for name in rows.fieldnames or []}
-        table = list(rows)
+    lines = [values for _, values in table_lines(path)]
+    names = lines[0] if lines else []
+    header = {name.strip().lower(): name for name in names}
+    table = [dict(zip_longest(names, values[: len(names)], fillvalue="")) for values in lines[1:]]
     label, name = _first(_LABEL_COLUMNS, header), _first(_FILE_COLUMNS, header)
     if label is None:
         raise ValueError(f"{path} must have a column {', '.join(_LABEL_COLUMNS)}, got {', '.join(header) or 'none'}")

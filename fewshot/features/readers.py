@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import zlib
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ from fewshot.checks import check_choice
 from fewshot.features.feature_checks import text_labels
 from fewshot.features.feature_set import FeatureSet, LabelsLike
 from fewshot.features.tables import find_label_column, label_column, table_features
+from fewshot.features.text_files import read_text, table_lines
 from fewshot.storage import load_tensors
 
 if TYPE_CHECKING:
@@ -281,14 +281,14 @@ def _read_table(path: Path, read: Callable[[Any, Path], pd.DataFrame]) -> _Conte
 
 
 def _read_label_lines(path: Path) -> list[Hashable]:
-    return text_labels(path.read_text(encoding="utf-8-sig").splitlines())
+    return text_labels(read_text(path).splitlines())
 
 
 def _read_label_table(path: Path) -> list[Hashable]:
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        rows = csv.DictReader(file)
-        column = label_column(rows.fieldnames or [])
-        return text_labels(row[column] or "" for row in rows)
+    lines = [values for _, values in table_lines(path)]
+    names = lines[0] if lines else []
+    position = names.index(label_column(names))
+    return text_labels(values[position] if position < len(values) else "" for values in lines[1:])
 
 
 _BUNDLED: Mapping[str, Callable[[], _Contents]] = {"digits": _read_digits}

@@ -67,6 +67,12 @@ def _is_vector(value: object) -> bool:
 
 def _stack(column: pd.Series[Any]) -> npt.NDArray[np.generic]:
     """Return a column of vectors as one array (n, n_features)."""
+    missing = column.isna().to_numpy()
+    if missing.any():
+        raise ValueError(
+            f"column {column.name!r} has no vector in {int(missing.sum())} of {len(column)} rows, the first in row "
+            f"{int(missing.argmax())}: fill them in or leave these rows out"
+        )
     rows = [_parse_vector(value) if isinstance(value, str) else np.atleast_1d(value) for value in column]
     lengths = {len(row) for row in rows}
     if len(lengths) > 1:
@@ -78,4 +84,9 @@ def _stack(column: pd.Series[Any]) -> npt.NDArray[np.generic]:
 
 def _parse_vector(text: str) -> npt.NDArray[np.generic]:
     """Read "[0.1, 0.2]", with commas or without."""
+    if "..." in text:
+        raise ValueError(
+            f"a vector was shortened to {text[:40]!r} when the table was written, as NumPy prints long ones: write the "
+            "features to .npz or .parquet"
+        )
     return np.array([float(number) for number in text.strip(" []").replace(",", " ").split()], dtype=np.float32)

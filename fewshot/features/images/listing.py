@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 import posixpath
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from fewshot.checks import SettingError
@@ -15,6 +13,7 @@ from fewshot.features.images.archives import archives_of, root_of, walk_tars
 from fewshot.features.images.kinds import IMAGE_SUFFIXES, is_image_file
 from fewshot.features.images.records import ImageRecord, checked_utf8
 from fewshot.features.images.unreadable import UnreadableImage, reading
+from fewshot.features.text_files import table_lines
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -214,8 +213,9 @@ def walk_csv(root: PathLike, csv_path: PathLike) -> Iterator[ImageRecord]:
     root
         Folder to which the paths are relative.
     csv_path
-        UTF-8, with a header: a column ``file``, ``image``, ``path`` or ``filename``, and one ``label``, ``class`` or
-        ``class_name``. Suffixes do not matter. The table is held in memory.
+        Text as `fewshot.features.text_files.read_text` reads it, with a header: a column ``file``, ``image``, ``path``
+        or ``filename``, and one ``label``, ``class`` or ``class_name``. Suffixes do not matter. The table is held
+        in memory.
 
     Raises
     ------
@@ -239,16 +239,15 @@ def walk_csv(root: PathLike, csv_path: PathLike) -> Iterator[ImageRecord]:
 
 
 def _rows(csv_path: str) -> Iterator[ImageRecord]:
-    with Path(csv_path).open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file)
-        header = [name.strip().lower() for name in next(reader, [])]
-        file_column = _column(csv_path, header, _FILE_COLUMNS)
-        label_column = _column(csv_path, header, _LABEL_COLUMNS)
-        for row in filter(None, reader):
-            where = f"{csv_path}, line {reader.line_num}"
-            if len(row) != len(header) or not row[file_column] or not row[label_column].strip():
-                raise ValueError(f"{where}: expected {len(header)} values with a file and a label, got {row}")
-            yield ImageRecord(_relative(where, row[file_column]), row[label_column].strip())
+    lines = iter(table_lines(csv_path))
+    header = [name.strip().lower() for name in next(lines, (0, []))[1]]
+    file_column = _column(csv_path, header, _FILE_COLUMNS)
+    label_column = _column(csv_path, header, _LABEL_COLUMNS)
+    for number, row in lines:
+        where = f"{csv_path}, line {number}"
+        if len(row) != len(header) or not row[file_column] or not row[label_column].strip():
+            raise ValueError(f"{where}: expected {len(header)} values with a file and a label, got {row}")
+        yield ImageRecord(_relative(where, row[file_column]), row[label_column].strip())
 
 
 def _column(csv_path: str, header: list[str], known: tuple[str, ...]) -> int:
