@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import re
+from importlib import import_module
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -12,7 +14,7 @@ from fewshot_episodes import Episode
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.base import clone
-from sklearn.exceptions import NotFittedError
+from sklearn.exceptions import DataConversionWarning, NotFittedError
 from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -326,3 +328,53 @@ def test_answers_come_back_where_the_rows_are():
     assert model.predict(torch.tensor(query).cuda()).is_cuda
     assert model.predict_proba(torch.tensor(query)).device.type == "cpu"
     assert (model.predict(query) == truth).mean() > 0.5
+
+
+# --- containers of labels --------------------------------------------------------------------------------------------
+
+
+def columns(labels):
+    """The same labels, None where one is missing, in every container that is at hand."""
+    yield list(labels)
+    yield np.array(labels, dtype=object)
+    for name, build in (("pandas", "Series"), ("polars", "Series"), ("pyarrow", "array")):
+        if find_spec(name) is not None:
+            yield getattr(import_module(name), build)(labels)
+    if find_spec("pandas") is not None:
+        yield import_module("pandas").Series(labels, dtype="string")
+        yield import_module("pandas").Categorical(labels)
+
+
+def test_labels_in_any_container_have_one_answer():
+    X = np.array([[0.0, 1.0], [1.0, 0.0], [0.1, 0.9], [0.9, 0.2]])
+    for y in columns(["crow", "jay", None, None]):
+        assert FewShotClassifier("simpleshot").fit_predict(X, y).tolist() == ["crow", "jay", "crow", "jay"], type(y)
+    for y in columns(["crow", "jay", "crow", "jay"]):
+        model = FewShotClassifier("simpleshot").fit(X, y)
+        assert model.predict(X).tolist() == ["crow", "jay", "crow", "jay"], type(y)
+        assert model.score(X, y) == 1.0
+
+
+def test_a_missing_label_in_fit_is_named():
+    pandas = pytest.importorskip("pandas")
+    with pytest.raises(ValueError, match=r"^y has no label in row 1: leave rows without one out$"):
+        FewShotClassifier("simpleshot").fit(np.eye(3), pandas.Series(["crow", None, "jay"]))
+
+
+def test_score_ravels_a_column_and_compares_like_with_like():
+    X, y = np.eye(4), np.array([0, 1, 0, 1])
+    model = FewShotClassifier("simpleshot").fit(X, y)
+    with pytest.warns(DataConversionWarning, match="A column-vector y was passed"):
+        assert model.score(X, y[:, None]) == model.score(X, y)
+    with pytest.raises(ValueError, match=r"^y holds text, and the classes are numbers: give labels of the kind that"):
+        model.score(X, y.astype(str))
+
+
+def test_features_that_overflow_are_refused_and_no_probability_is_nan():
+    X = np.random.default_rng(0).normal(size=(30, 8)).astype(np.float32)
+    y = np.arange(30) % 3
+    model = FewShotClassifier("unem").fit(1e20 * X, y)
+    with pytest.raises(
+        ValueError, match=r"^the method has no probabilities for 30 of 30 queries: features as large as"
+    ):
+        model.predict_proba(1e20 * X)

@@ -48,7 +48,7 @@ def answer_queries(
     Raises
     ------
     ValueError
-        If ``max_queries`` is not positive, or the tensors make no episode.
+        If ``max_queries`` is not positive, the tensors make no episode, or an answer is no number.
 
     Notes
     -----
@@ -73,4 +73,17 @@ def answer_queries(
             class_ids=torch.arange(n_way, device=query.device),
         )
         answers[part::n_parts] = method(episode)
+    _check_numbers(answers, query)
     return answers
+
+
+def _check_numbers(answers: Tensor, query: Tensor) -> None:
+    """Refuse answers that are no numbers: squares and products of very large features overflow."""
+    if answers.is_meta or not bool(answers.isnan().any()):
+        return
+    n_lost = int(answers.isnan().any(-1).sum())
+    raise ValueError(
+        f"the method has no probabilities for {n_lost} of {len(answers)} queries: features as large as "
+        f"{float(query.abs().max()):.1e} overflow in {query.dtype}: divide all features by one number, or give them as "
+        "float64"
+    )

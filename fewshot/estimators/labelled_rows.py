@@ -9,6 +9,7 @@ from typing import Any, TypeAlias
 import numpy.typing as npt
 import torch
 from sklearn.base import BaseEstimator
+from sklearn.exceptions import DataConversionWarning
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import validate_data
 from torch import Tensor
@@ -16,7 +17,15 @@ from torch import Tensor
 from fewshot.estimators.arrays import ArrayLike, read_features, tensor_of
 from fewshot.estimators.labels import CategoricalLabels, in_order, is_mixed, plain
 
-__all__ = ["Labels", "is_missing", "listed", "read_labelled", "read_partial_labels", "warn_of_queries"]
+__all__ = [
+    "Labels",
+    "is_missing",
+    "listed",
+    "raveled",
+    "read_labelled",
+    "read_partial_labels",
+    "warn_of_queries",
+]
 
 Labels: TypeAlias = Tensor | npt.NDArray[Any] | Iterable[Hashable]
 
@@ -27,6 +36,7 @@ def read_labelled(
     y: Labels,
     *,
     reset: bool = True,
+    has_queries: bool = False,
 ) -> tuple[Tensor, list[Hashable]]:
     """Return rows (n, n_features) as `fewshot.estimators.arrays.read_features` has them, and labels as Python objects.
 
@@ -38,6 +48,8 @@ def read_labelled(
     y : array, Tensor or sequence (n,)
     reset : bool
         Whether these are the rows that it learns from first.
+    has_queries : bool
+        Whether rows may be without a label: what is missing in a column of pandas, polars or arrow is None.
 
     Raises
     ------
@@ -46,6 +58,9 @@ def read_labelled(
     """
     if y is None:
         raise ValueError("requires y to be passed, but the target y is None")
+    column, y = y, _from_column(y)
+    if column is not y and None in y and not has_queries:
+        raise ValueError(f"y has no label in row {list(y).index(None)}: leave rows without one out")
     if not isinstance(X, Tensor) and not (isinstance(y, (list, tuple, Tensor)) or is_mixed(y)):
         rows, targets = validate_data(estimator, X, y, dtype="numeric", reset=reset)
         check_classification_targets(targets)
@@ -89,6 +104,25 @@ def read_partial_labels(
     return names, torch.tensor([position.get(label, -1) for label in labels], device=device)
 
 
+def _from_column(y: Labels) -> Labels:
+    """Return a column of pandas, polars or arrow as a list, its missing values as None; other labels as they are.
+
+    Examples
+    --------
+    >>> import pandas
+    >>> _from_column(pandas.Series(["crow", None])), _from_column(pandas.Series([1, pandas.NA], dtype="Int64"))
+    (['crow', None], [1, None])
+    """
+    read = getattr(y, "to_pylist", None) or getattr(y, "to_list", None)
+    if read is None and hasattr(y, "categories"):  # pandas.Categorical
+        read = getattr(y, "tolist", None)
+    return y if read is None else [None if _is_na(value) else value for value in read()]
+
+
+def _is_na(value: object) -> bool:
+    return type(value).__name__ in ("NAType", "NaTType") or (isinstance(value, float) and value != value)
+
+
 def _check_length(n_labels: int, n_rows: int) -> None:
     if n_labels != n_rows:
         raise ValueError(f"X has {n_rows} rows and y {n_labels} labels: give one per row, -1 for a row without one")
@@ -102,10 +136,24 @@ def _check_hashable(labels: list[Hashable], hint: str = "") -> None:
 
 def listed(y: Labels) -> list[Hashable]:
     """Return labels as Python's own kinds."""
+    y = _from_column(y)
     values = y.tolist() if hasattr(y, "tolist") else list(y)
     if not isinstance(values, list):
         raise ValueError(f"y must be one label per row, got {values!r}")
     return [plain(label) for label in values]
+
+
+def raveled(y: Labels) -> Labels:
+    """Ravel a column (n, 1), with the warning of scikit-learn."""
+    if getattr(y, "ndim", 1) == 2 and y.shape[1] == 1:  # type: ignore[union-attr]
+        warnings.warn(
+            "A column-vector y was passed when a 1d array was expected. Please change the shape of y to (n_samples,), "
+            "for example using ravel().",
+            DataConversionWarning,
+            stacklevel=3,
+        )
+        return y.reshape(-1)  # type: ignore[union-attr]
+    return y
 
 
 def is_missing(label: Hashable) -> bool:

@@ -17,7 +17,7 @@ from fewshot.episodic.method import Method, check_class_columns
 from fewshot.episodic.query_set import MAX_QUERIES, answer_queries
 from fewshot.estimators.arrays import ArrayLike, like, named
 from fewshot.estimators.base import TensorEstimator
-from fewshot.estimators.labelled_rows import Labels, is_missing, listed, read_labelled, warn_of_queries
+from fewshot.estimators.labelled_rows import Labels, is_missing, listed, raveled, read_labelled, warn_of_queries
 from fewshot.estimators.labels import in_order, label_array, with_unknown
 from fewshot.registry.episodic import build_method
 from fewshot.rejection import calibration_scores, is_rejected, known_p_values, nonconformity, smallest_share
@@ -159,7 +159,7 @@ class FewShotClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         ValueError
             As `fit` has it; and if no row is a query.
         """
-        features, labels = read_labelled(self, X, y)
+        features, labels = read_labelled(self, X, y, has_queries=True)
         is_query = torch.tensor([is_missing(label) for label in labels])
         if not bool(is_query.any()):
             raise ValueError("fit_predict needs rows to answer, got a label for every row: mark these by -1 in y")
@@ -211,13 +211,29 @@ class FewShotClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
         return like(X, self._p_values(self._queries(X)))
 
     def score(self, X: ArrayLike, y: Labels, sample_weight: npt.ArrayLike | None = None) -> float:  # noqa: N803
-        """Return the accuracy of `predict` on the rows, weighted if asked; labels of any kind are compared as such."""
-        wanted = listed(y)
+        """Return the accuracy of `predict` on the rows, weighted if asked; labels of any kind are compared as such.
+
+        Raises
+        ------
+        ValueError
+            If there is not one label per row, or none is of a kind that the classes have, such as numbers for names.
+        """
+        wanted = listed(raveled(y))
+        self._check_kinds(wanted)
         found = listed(self.predict(X))
         if len(wanted) != len(found):
             raise ValueError(f"X has {len(found)} rows and y {len(wanted)} labels: give one label per row")
         is_right = np.array([one == other for one, other in zip(found, wanted, strict=True)], dtype=float)
         return float(np.average(is_right, weights=None if sample_weight is None else np.asarray(sample_weight)))
+
+    def _check_kinds(self, labels: list[Hashable]) -> None:
+        """Refuse labels that no class can equal."""
+        given, known = ({_kind(label) for label in names} for names in (labels, self.classes_.tolist()))
+        if given.isdisjoint(known):
+            raise ValueError(
+                f"y holds {' and '.join(sorted(given))}, and the classes are {' and '.join(sorted(known))}: give "
+                "labels of the kind that the classifier was fitted on"
+            )
 
     def _learn(self, features: Tensor, labels: list[Hashable]) -> Self:
         names = in_order(list(dict.fromkeys(labels)))
@@ -291,3 +307,9 @@ class FewShotClassifier(ClassifierMixin, TensorEstimator):  # type: ignore[misc]
 
     def _device(self) -> torch.device:
         return self.support_.device
+
+
+def _kind(label: Hashable) -> str:
+    if isinstance(label, str):
+        return "text"
+    return "numbers" if isinstance(label, (bool, int, float)) else f"{type(label).__name__} objects"
