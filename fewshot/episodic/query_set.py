@@ -9,7 +9,7 @@ from torch import Tensor
 from fewshot.checks import check_positive
 from fewshot.episodic.method import Method
 
-__all__ = ["MAX_QUERIES", "answer_queries"]
+__all__ = ["MAX_QUERIES", "answer_queries", "check_probabilities"]
 
 # Queries that are answered together: enough for any class share, and an n x n matrix of them takes 64 MiB.
 MAX_QUERIES = 4096
@@ -73,17 +73,23 @@ def answer_queries(
             class_ids=torch.arange(n_way, device=query.device),
         )
         answers[part::n_parts] = method(episode)
-    _check_numbers(answers, query)
+    check_probabilities(answers, query)
     return answers
 
 
-def _check_numbers(answers: Tensor, query: Tensor) -> None:
-    """Refuse answers that are no numbers: squares and products of very large features overflow."""
-    if answers.is_meta or not bool(answers.isnan().any()):
+def check_probabilities(log_probs: Tensor, query: Tensor) -> None:
+    """Refuse log-probabilities (..., n_way) that are no numbers: squares and products of very large features overflow.
+
+    Raises
+    ------
+    ValueError
+        If one is NaN.
+    """
+    if log_probs.is_meta or not bool(log_probs.isnan().any()):
         return
-    n_lost = int(answers.isnan().any(-1).sum())
+    is_lost = log_probs.isnan().any(-1)
     raise ValueError(
-        f"the method has no probabilities for {n_lost} of {len(answers)} queries: features as large as "
+        f"the method has no probabilities for {int(is_lost.sum())} of {is_lost.numel()} queries: features as large as "
         f"{float(query.abs().max()):.1e} overflow in {query.dtype}: divide all features by one number, or give them as "
         "float64"
     )

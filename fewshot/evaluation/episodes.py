@@ -12,6 +12,7 @@ from torch import Tensor
 
 from fewshot.em import EMResult
 from fewshot.episodic.method import EMMethod, Method
+from fewshot.episodic.query_set import check_probabilities
 from fewshot.metrics.classification import Interval, episode_accuracy, mean_interval
 from fewshot.metrics.comparison import Standing, behind_best
 
@@ -247,6 +248,8 @@ def _score(tally: _Tally, episode: Episode) -> None:
     started = time.perf_counter()
     result = tally.solve(episode)
     log_probs = result.log_responsibilities if isinstance(result, EMResult) else result
+    mask = episode.query_mask
+    check_probabilities(log_probs if mask is None else log_probs[mask], episode.query)
     tally.accuracy.append(episode_accuracy(log_probs, episode.query_labels).cpu())
     tally.seconds += time.perf_counter() - started
     if isinstance(result, EMResult):

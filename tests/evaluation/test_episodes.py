@@ -257,3 +257,12 @@ def test_features_that_are_not_one_row_a_label_are_refused():
             evaluate_episodes(
                 {"em": EMGaussian()}, wrong, sampler, n_episodes=3, generator=torch.Generator().manual_seed(0)
             )
+
+
+def test_probabilities_that_are_no_numbers_are_refused():
+    features = 1e20 * torch.randn((60, 8), generator=torch.Generator().manual_seed(0))
+    sampler = EpisodeSampler(torch.arange(60) % 6, n_way=3, n_shot=1, n_query=4)
+    with pytest.raises(ValueError, match=r"^the method has no probabilities for .* queries: features as"):
+        evaluate_episodes(
+            {"unem": UNEM.from_preset()}, features, sampler, n_episodes=3, generator=torch.Generator().manual_seed(0)
+        )
