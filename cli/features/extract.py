@@ -94,7 +94,7 @@ _how_options = bundle(
         default=AUTO,
         **choice(RUNTIMES),
         help="How the network runs on a CPU. auto: of many images, by the fastest runtime that is installed and agrees "
-        "with torch to 1e-5, or to 0.05 in bfloat16; eager: torch itself. fewshot cache lists compiled networks.",
+        "with torch to 1e-5, or to 0.1 in bfloat16; eager: torch itself. fewshot cache lists compiled networks.",
     ),
     _option("dtype", DTYPES, "On disk; float16 is half the size and off by 0.05 %."),
     _option("shard_size", COUNT, "Rows per file of the store."),

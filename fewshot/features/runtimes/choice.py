@@ -29,7 +29,7 @@ _EXPORTED = {
     "onnxruntime": "fewshot.features.runtimes.onnx",
 }
 # Largest relative difference of a feature vector to eager torch's, Euclidean.
-TOLERANCES = {"float32": 1e-5, "bfloat16": 5e-2}
+TOLERANCES = {"float32": 1e-5, "bfloat16": 0.1}
 _N_PROBES = 4
 
 
@@ -65,10 +65,10 @@ def prepare(
     forward
         In evaluation mode, on the CPU.
     eager
-        The same by eager torch, in the precision that is asked for.
+        The same by eager torch, in the precision that is asked for: the answer where no runtime is used.
     runtime
-        ``auto`` takes the fastest that is installed and agrees with eager torch: to 1e-5 in float32, 5e-2 in bfloat16
-        (relative Euclidean difference of each feature vector). A name takes this one or fails.
+        ``auto`` takes the fastest that is installed and agrees with eager torch in float32: to 1e-5 in float32, 0.1
+        in bfloat16 (relative Euclidean difference of each feature vector). A name takes this one or fails.
     precision
         ``float32`` or ``bfloat16``; eager torch computes all others.
     network
@@ -85,19 +85,19 @@ def prepare(
     if runtime == EAGER:
         return Prepared(EAGER, eager)
     if runtime != AUTO:
-        return Prepared(runtime, _compiled(forward, eager, runtime, precision, network))
+        return Prepared(runtime, _compiled(forward, runtime, precision, network))
     refusals: dict[str, str] = {}
     for name in filter(_is_installed, _EXPORTED):
         try:
-            return Prepared(name, _compiled(forward, eager, name, precision, network), refusals)
+            return Prepared(name, _compiled(forward, name, precision, network), refusals)
         except UnfitRuntimeError as error:
             refusals[name] = str(error)
     return Prepared(EAGER, eager, refusals)
 
 
-def _compiled(forward: ForwardPass, eager: Run, name: str, precision: str, network: cache.NetworkName | None) -> Run:
+def _compiled(forward: ForwardPass, name: str, precision: str, network: cache.NetworkName | None) -> Run:
     if name == INDUCTOR:
-        return _checked(_inductor(forward), forward, eager, name, precision)
+        return _checked(_inductor(forward), forward, name, precision)
     module = import_module(_EXPORTED[name])
     version = module.version()
     if precision not in module.PRECISIONS:
@@ -105,7 +105,7 @@ def _compiled(forward: ForwardPass, eager: Run, name: str, precision: str, netwo
     if network is None:
         with tempfile.TemporaryDirectory(prefix="fewshot-") as scratch:
             _exported(module, forward, name, Path(scratch))
-            return _checked(_loaded(module, name, Path(scratch), precision), forward, eager, name, precision)
+            return _checked(_loaded(module, name, Path(scratch), precision), forward, name, precision)
     entry = cache.entry(network, name, version, precision)
     if (folder := entry.folder()) is not None:
         try:
@@ -114,7 +114,7 @@ def _compiled(forward: ForwardPass, eager: Run, name: str, precision: str, netwo
             entry.remove()
     with entry.filling() as scratch:
         _exported(module, forward, name, scratch)
-        return _checked(_loaded(module, name, scratch, precision), forward, eager, name, precision)
+        return _checked(_loaded(module, name, scratch, precision), forward, name, precision)
 
 
 def _exported(module: ModuleType, forward: ForwardPass, name: str, folder: Path) -> None:
@@ -160,14 +160,15 @@ def _inductor(forward: ForwardPass) -> Run:
     return _padded(run)
 
 
-def _checked(run: Run, forward: ForwardPass, eager: Run, name: str, precision: str) -> Run:
+def _checked(run: Run, forward: ForwardPass, name: str, precision: str) -> Run:
     """Return a runtime that agrees with eager torch."""
     probes = _noise(forward, _N_PROBES, seed=0)  # not those of the export, whose values a tracer may have kept
     try:
         computed = torch.cat(list(run(probes)), dim=1)
     except Exception as error:
         raise UnfitRuntimeError(f"{name} cannot run this network ({_first_line(error)}): use eager") from error
-    expected = torch.cat(list(eager(probes)), dim=1)
+    with torch.inference_mode():
+        expected = torch.cat(forward(probes), dim=1)  # in float32: two ways of rounding to bfloat16 differ by more
     difference = ((computed - expected).norm(dim=1) / expected.norm(dim=1).clamp(min=1e-30)).max()
     if not difference <= TOLERANCES[precision]:
         raise UnfitRuntimeError(
